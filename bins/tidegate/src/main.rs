@@ -1,0 +1,3 @@
+//! The `tidegate` broker.
+
+fn main() {}

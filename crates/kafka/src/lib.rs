@@ -1,0 +1,1 @@
+//! An idempotent, pipelined Kafka producer whose acknowledgements tell the truth.

@@ -1,0 +1,1 @@
+//! A small Kafka-compatible server: fault injection for tests, the embedded log of a first run.

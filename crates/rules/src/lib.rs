@@ -1,0 +1,1 @@
+//! SQL-like rules over MQTT events: compiled once, evaluated without I/O.

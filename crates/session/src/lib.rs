@@ -1,0 +1,1 @@
+//! One MQTT conversation as a state machine without I/O: bytes in, bytes out.

@@ -1,0 +1,2 @@
+//! What a destination of records is.
+pub mod feed;

@@ -1,0 +1,1 @@
+//! Scripted peers, ledgers and servers for the tests of the workspace.

@@ -1,0 +1,1 @@
+//! MQTT topic names and filters, a subscription tree and a retained-message tree.
