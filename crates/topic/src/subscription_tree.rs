@@ -1,0 +1,437 @@
+//! From a topic name to the subscribers whose filters match it.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::ops::ControlFlow;
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+
+use crate::slab::Slab;
+use crate::subscribers::Subscribers;
+use crate::text::Text;
+use crate::{MAX_LEVELS, TopicFilter, TopicName};
+
+/// The address of nothing.
+const NONE: u32 = u32::MAX;
+
+/// Subscriptions, found by the topic name of a message.
+///
+/// `K` names a subscriber and `V` is what its subscription carries (options, identifiers). One subscriber may hold
+/// any number of filters; inserting the same filter again replaces the value [MQTT5-3.8.4-3].
+///
+/// # Structure
+///
+/// Filters without wildcards, the many, are in one hash table by their whole text. Filters with wildcards form a
+/// tree with a node for each level, whose edges all are in one hash table: a node costs the same whether its parent
+/// has one child or a million, and nothing is allocated to hold a node's children. Hashing is keyed with random keys,
+/// as it is devices that choose the strings. What is removed is freed.
+///
+/// # Costs
+///
+/// A match allocates nothing, does not recurse, and looks once into the table of whole texts. In the tree it visits
+/// a node at most once, and only nodes whose path matches the beginning of the topic. For a topic of `l` levels, `n`
+/// nodes and at most `p` levels of `+` in any one filter, those are at most
+///
+/// ```text
+/// min(n, sum of (l choose i) for i in 0..=p) * (l + 1)
+/// ```
+///
+/// nodes, plus the visits to subscribers. The first bound says that each level of each subscribed filter can cost a
+/// publisher one visit (some tens of nanoseconds) and no more, however the filters cross: a server bounds the product
+/// of subscriptions and levels. The second says how much less it becomes where a server also caps
+/// [`TopicFilter::plus_levels`]. No tree does better in the worst case without paying for it in memory: filters that
+/// differ in their last level can't share what is above it.
+pub struct SubscriptionTree<K, V> {
+    hasher: RandomState,
+    /// Where the filters without wildcards are, by the hash of their text.
+    exact_index: HashTable<Slot>,
+    exact: Slab<Exact<K, V>>,
+    root: Node,
+    /// Where the nodes that are no `+` are, by the hash of their path.
+    edges: HashTable<Slot>,
+    nodes: Slab<Node>,
+    /// The subscribers of the filters with wildcards.
+    sets: Slab<Subscribers<K, V>>,
+    subscriptions: usize,
+}
+
+/// An address with its hash beside it: a table grows without reading what it points to.
+struct Slot {
+    hash: u32,
+    address: u32,
+}
+
+struct Exact<K, V> {
+    filter: Text,
+    subscribers: Subscribers<K, V>,
+}
+
+/// A level of filters with wildcards. A last `#` is no node of its own but belongs to its parent level, which it
+/// matches too.
+struct Node {
+    level: Text,
+    parent: u32,
+    /// Of the path down to here.
+    hash: u32,
+    /// How many children are neither `+` nor `#`.
+    literals: u32,
+    /// The child for `+`.
+    plus: u32,
+    /// The subscribers of the filter that ends here.
+    here: u32,
+    /// The subscribers of the filter that ends here with `/#`.
+    below: u32,
+}
+
+/// The root's address: it is never stored in the slab.
+const ROOT: u32 = NONE - 1;
+
+impl<K: Eq + Hash, V> SubscriptionTree<K, V> {
+    /// Returns an empty tree with random hash keys. Allocates nothing yet.
+    pub fn new() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            exact_index: HashTable::new(),
+            exact: Slab::new(),
+            root: Node::new(&[], NONE, 0),
+            edges: HashTable::new(),
+            nodes: Slab::new(),
+            sets: Slab::new(),
+            subscriptions: 0,
+        }
+    }
+
+    /// Subscribes `key` to `filter` and returns the value that this replaces, if it was subscribed.
+    pub fn insert(&mut self, filter: TopicFilter<'_>, key: K, value: V) -> Option<V> {
+        let old = if filter.has_wildcard() {
+            self.insert_wildcard(filter, key, value)
+        } else {
+            self.insert_exact(filter.as_str().as_bytes(), key, value)
+        };
+        self.subscriptions += usize::from(old.is_none());
+        old
+    }
+
+    /// Unsubscribes `key` from `filter` and returns the value, if it was subscribed.
+    pub fn remove(&mut self, filter: TopicFilter<'_>, key: &K) -> Option<V> {
+        let old = if filter.has_wildcard() {
+            self.remove_wildcard(filter, key)
+        } else {
+            self.remove_exact(filter.as_str().as_bytes(), key)
+        };
+        self.subscriptions -= usize::from(old.is_some());
+        old
+    }
+
+    /// Returns the value of the subscription of `key` to exactly `filter`.
+    pub fn get(&self, filter: TopicFilter<'_>, key: &K) -> Option<&V> {
+        let subscribers = if filter.has_wildcard() {
+            let (node, below) = self.find_node(filter)?;
+            let node = self.node(node);
+            self.sets.get(if below { node.below } else { node.here })?
+        } else {
+            let address = self.find_exact(filter.as_str().as_bytes())?;
+            &self.exact.get(address)?.subscribers
+        };
+        subscribers.get(key, &self.hasher)
+    }
+
+    /// Calls `visit` for each subscription that matches `topic`, in no particular order.
+    ///
+    /// A subscriber is visited once for each of its filters that match.
+    pub fn for_each_match(&self, topic: TopicName<'_>, mut visit: impl FnMut(&K, &V)) {
+        let _: ControlFlow<()> = self.walk(topic, |subscribers| {
+            subscribers.for_each(&mut visit);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// Whether any subscription matches `topic`: stops at the first.
+    pub fn has_match(&self, topic: TopicName<'_>) -> bool {
+        self.walk(topic, |_| ControlFlow::Break(())).is_break()
+    }
+
+    fn insert_exact(&mut self, filter: &[u8], key: K, value: V) -> Option<V> {
+        if let Some(exact) = self.find_exact(filter).and_then(|address| self.exact.get_mut(address)) {
+            return exact.subscribers.insert(key, value, &self.hasher);
+        }
+        let subscribers = Subscribers::One(key, value);
+        let hash = self.hash_filter(filter);
+        let address = self.exact.insert(Exact { filter: Text::new(filter), subscribers });
+        insert_slot(&mut self.exact_index, hash, address);
+        None
+    }
+
+    fn remove_exact(&mut self, filter: &[u8], key: &K) -> Option<V> {
+        let address = self.find_exact(filter)?;
+        let subscribers = &mut self.exact.get_mut(address)?.subscribers;
+        let old = subscribers.remove(key, &self.hasher)?;
+        if subscribers.is_empty() {
+            self.exact.remove(address);
+            let hash = self.hash_filter(filter);
+            remove_slot(&mut self.exact_index, hash, address);
+        }
+        Some(old)
+    }
+
+    fn insert_wildcard(&mut self, filter: TopicFilter<'_>, key: K, value: V) -> Option<V> {
+        let mut at = ROOT;
+        let mut below = false;
+        for level in filter.levels() {
+            match level {
+                "#" => below = true,
+                level => at = self.child_or_new(at, level.as_bytes()),
+            }
+        }
+        let node = self.node(at);
+        let set = if below { node.below } else { node.here };
+        if let Some(subscribers) = self.sets.get_mut(set) {
+            return subscribers.insert(key, value, &self.hasher);
+        }
+        let set = self.sets.insert(Subscribers::One(key, value));
+        let node = self.node_mut(at);
+        *(if below { &mut node.below } else { &mut node.here }) = set;
+        None
+    }
+
+    fn remove_wildcard(&mut self, filter: TopicFilter<'_>, key: &K) -> Option<V> {
+        let (at, below) = self.find_node(filter)?;
+        let node = self.node(at);
+        let set = if below { node.below } else { node.here };
+        let subscribers = self.sets.get_mut(set)?;
+        let old = subscribers.remove(key, &self.hasher)?;
+        if subscribers.is_empty() {
+            self.sets.remove(set);
+            let node = self.node_mut(at);
+            *(if below { &mut node.below } else { &mut node.here }) = NONE;
+            self.prune(at);
+        }
+        Some(old)
+    }
+
+    /// Removes the node at `at` if nothing needs it, and then its parent, and so on.
+    fn prune(&mut self, mut at: u32) {
+        while at != ROOT && self.node(at).is_idle() {
+            let Some(node) = self.nodes.remove(at) else { return };
+            let is_plus = self.node(node.parent).plus == at;
+            if is_plus {
+                self.node_mut(node.parent).plus = NONE;
+            } else {
+                self.node_mut(node.parent).literals -= 1;
+                remove_slot(&mut self.edges, node.hash, at);
+            }
+            at = node.parent;
+        }
+    }
+
+    fn child_or_new(&mut self, parent: u32, level: &[u8]) -> u32 {
+        if let Some(child) = self.child(parent, level) {
+            return child;
+        }
+        let hash = self.hash_level(self.node(parent).hash, level);
+        let child = self.nodes.insert(Node::new(level, parent, hash));
+        if level == b"+" {
+            self.node_mut(parent).plus = child;
+        } else {
+            self.node_mut(parent).literals += 1;
+            insert_slot(&mut self.edges, hash, child);
+        }
+        child
+    }
+
+    /// The node at which `filter`, one with wildcards, ends, and whether it ends with `#`.
+    fn find_node(&self, filter: TopicFilter<'_>) -> Option<(u32, bool)> {
+        let mut at = ROOT;
+        for level in filter.levels() {
+            match level {
+                "#" => return Some((at, true)),
+                level => at = self.child(at, level.as_bytes())?,
+            }
+        }
+        Some((at, false))
+    }
+
+    fn child(&self, parent: u32, level: &[u8]) -> Option<u32> {
+        match level {
+            b"+" => Some(self.node(parent).plus).filter(|&plus| plus != NONE),
+            level => self.literal_child(parent, self.node(parent), level),
+        }
+    }
+}
+
+impl<K, V> SubscriptionTree<K, V> {
+    /// How many subscriptions there are: pairs of a filter and a subscriber.
+    pub fn len(&self) -> usize {
+        self.subscriptions
+    }
+
+    /// Whether there is no subscription.
+    pub fn is_empty(&self) -> bool {
+        self.subscriptions == 0
+    }
+
+    /// How many different filters are subscribed to.
+    pub fn filters(&self) -> usize {
+        self.exact.len() + self.sets.len()
+    }
+
+    /// How many nodes the filters with wildcards take: the bound of what a match can visit.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Visits the subscribers of each filter that matches `topic`, until `visit` breaks.
+    fn walk<B>(
+        &self,
+        topic: TopicName<'_>,
+        mut visit: impl FnMut(&Subscribers<K, V>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        let text = topic.as_str().as_bytes();
+        if let Some(exact) = self.find_exact(text).and_then(|address| self.exact.get(address)) {
+            visit(&exact.subscribers)?;
+        }
+        if self.sets.len() == 0 {
+            return ControlFlow::Continue(());
+        }
+        // Depth first. Of the two ways on from a node, one is pushed for later and the other is taken at once, so
+        // there is at most one entry for each level.
+        let mut later = [(ROOT, 0); MAX_LEVELS];
+        let mut waiting = 0;
+        let mut next = Some((ROOT, 0_u32));
+        while let Some((address, begin)) = next.take() {
+            let node = self.node(address);
+            // [MQTT5-4.7.2-1]: a wildcard in the first level does not match what begins with `$`.
+            let wildcards = address != ROOT || !topic.is_reserved();
+            if wildcards && let Some(subscribers) = self.sets.get(node.below) {
+                visit(subscribers)?;
+            }
+            match text.get(begin as usize..) {
+                // The last level lies behind us: `begin` is beyond the separator that is not there.
+                None => {
+                    if let Some(subscribers) = self.sets.get(node.here) {
+                        visit(subscribers)?;
+                    }
+                }
+                Some(rest) => {
+                    let length = memchr::memchr(b'/', rest).unwrap_or(rest.len());
+                    let after = begin + length as u32 + 1;
+                    if node.literals > 0 {
+                        next = self.literal_child(address, node, &rest[..length]).map(|child| (child, after));
+                    }
+                    if wildcards && node.plus != NONE {
+                        if next.is_none() {
+                            next = Some((node.plus, after));
+                        } else {
+                            later[waiting] = (node.plus, after);
+                            waiting += 1;
+                        }
+                    }
+                }
+            }
+            if next.is_none() && waiting > 0 {
+                waiting -= 1;
+                next = Some(later[waiting]);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn find_exact(&self, filter: &[u8]) -> Option<u32> {
+        if self.exact.len() == 0 {
+            return None;
+        }
+        find_slot(&self.exact_index, self.hash_filter(filter), |address| {
+            self.exact.get(address).is_some_and(|exact| exact.filter.as_bytes() == filter)
+        })
+    }
+
+    fn literal_child(&self, parent: u32, node: &Node, level: &[u8]) -> Option<u32> {
+        find_slot(&self.edges, self.hash_level(node.hash, level), |address| {
+            self.nodes
+                .get(address)
+                .is_some_and(|child| child.parent == parent && child.level.as_bytes() == level)
+        })
+    }
+
+    fn node(&self, address: u32) -> &Node {
+        match address {
+            ROOT => &self.root,
+            address => self.nodes.get(address).expect("a node outlives every link to it"),
+        }
+    }
+
+    fn node_mut(&mut self, address: u32) -> &mut Node {
+        match address {
+            ROOT => &mut self.root,
+            address => self.nodes.get_mut(address).expect("a node outlives every link to it"),
+        }
+    }
+
+    fn hash_filter(&self, filter: &[u8]) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(filter);
+        fold(hasher.finish())
+    }
+
+    /// The hash of the path that goes on with `level` after the one with the hash `parent`.
+    fn hash_level(&self, parent: u32, level: &[u8]) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u32(parent);
+        hasher.write(level);
+        fold(hasher.finish())
+    }
+}
+
+impl<K: Eq + Hash, V> Default for SubscriptionTree<K, V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counts, not contents: filters and keys belong to clients, and there may be millions.
+impl<K, V> fmt::Debug for SubscriptionTree<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubscriptionTree")
+            .field("subscriptions", &self.subscriptions)
+            .field("filters", &self.filters())
+            .field("nodes", &self.nodes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    fn new(level: &[u8], parent: u32, hash: u32) -> Self {
+        Self { level: Text::new(level), parent, hash, literals: 0, plus: NONE, here: NONE, below: NONE }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.literals == 0 && self.plus == NONE && self.here == NONE && self.below == NONE
+    }
+}
+
+fn fold(hash: u64) -> u32 {
+    (hash ^ (hash >> 32)) as u32
+}
+
+/// What the table takes for a hash: it picks a bucket by the low bits and pre-selects by the highest seven.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
+fn find_slot(table: &HashTable<Slot>, hash: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    table.find(spread(hash), |slot| slot.hash == hash && is_it(slot.address)).map(|slot| slot.address)
+}
+
+fn insert_slot(table: &mut HashTable<Slot>, hash: u32, address: u32) {
+    table.insert_unique(spread(hash), Slot { hash, address }, |slot| spread(slot.hash));
+}
+
+fn remove_slot(table: &mut HashTable<Slot>, hash: u32, address: u32) {
+    if let Ok(slot) = table.find_entry(spread(hash), |slot| slot.address == address) {
+        slot.remove();
+    }
+    if table.len() < table.capacity() / 8 {
+        table.shrink_to(2 * table.len(), |slot| spread(slot.hash));
+    }
+}
