@@ -118,7 +118,7 @@ impl<K, V> Subscribers<K, V> {
         }
     }
 
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&K, &V)) {
+    pub(crate) fn for_each<'t>(&'t self, mut visit: impl FnMut(&'t K, &'t V)) {
         match self {
             Self::One(key, value) => visit(key, value),
             Self::Few(few) => few.iter().for_each(|(key, value)| visit(key, value)),

@@ -140,7 +140,7 @@ impl<K: Eq + Hash, V> SubscriptionTree<K, V> {
     /// Calls `visit` for each subscription that matches `topic`, in no particular order.
     ///
     /// A subscriber is visited once for each of its filters that match.
-    pub fn for_each_match(&self, topic: TopicName<'_>, mut visit: impl FnMut(&K, &V)) {
+    pub fn for_each_match<'t>(&'t self, topic: TopicName<'_>, mut visit: impl FnMut(&'t K, &'t V)) {
         let _: ControlFlow<()> = self.walk(topic, |subscribers| {
             subscribers.for_each(&mut visit);
             ControlFlow::Continue(())
@@ -282,10 +282,10 @@ impl<K, V> SubscriptionTree<K, V> {
     }
 
     /// Visits the subscribers of each filter that matches `topic`, until `visit` breaks.
-    fn walk<B>(
-        &self,
+    fn walk<'t, B>(
+        &'t self,
         topic: TopicName<'_>,
-        mut visit: impl FnMut(&Subscribers<K, V>) -> ControlFlow<B>,
+        mut visit: impl FnMut(&'t Subscribers<K, V>) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         let text = topic.as_str().as_bytes();
         if let Some(exact) = self.find_exact(text).and_then(|address| self.exact.get(address)) {
