@@ -225,15 +225,16 @@ pub struct PublishProperties<'a> {
     pub content_type: Option<&'a str>,
 }
 
-/// Subscription identifiers of a PUBLISH, each 1 to 268,435,455.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Subscription identifiers of a PUBLISH, each 1 to 268,435,455. However they are stored, equal lists are equal.
+#[derive(Debug, Clone, Copy, Default)]
 pub enum SubscriptionIdentifiers<'a> {
     /// None, the usual case.
     #[default]
     None,
     /// One, without memory of its own.
     One(NonZeroU32),
-    /// As decoded: variable byte integers, each behind its property identifier; validated.
+    /// As decoded: variable byte integers, each behind its property identifier; validated. Other properties that the
+    /// sender mixed in between are still there, and are stepped over.
     Wire(&'a [u8]),
     /// As a server composes them.
     List(&'a [NonZeroU32]),
