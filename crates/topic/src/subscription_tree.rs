@@ -435,3 +435,30 @@ fn remove_slot(table: &mut HashTable<Slot>, hash: u32, address: u32) {
         table.shrink_to(2 * table.len(), |slot| spread(slot.hash));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_removed_is_freed() {
+        let texts: Vec<String> = (0..5000).map(|id| format!("device/{}/{id}", ["+", "x"][id % 2])).collect();
+        let filters = || texts.iter().map(|text| TopicFilter::parse(text).unwrap());
+        let mut tree = SubscriptionTree::new();
+        for filter in filters() {
+            tree.insert(filter, 1, ());
+        }
+        for filter in filters().skip(20) {
+            tree.remove(filter, &1);
+        }
+        // `device`, its `+` which is no edge, and ten below it.
+        assert_eq!((tree.exact_index.len(), tree.edges.len(), tree.nodes.len()), (10, 11, 12));
+        assert!(tree.exact_index.capacity() < 100 && tree.edges.capacity() < 100);
+        for filter in filters() {
+            tree.remove(filter, &1);
+        }
+        assert_eq!((tree.exact_index.len(), tree.edges.len(), tree.nodes.len()), (0, 0, 0));
+        assert_eq!((tree.exact_index.capacity(), tree.edges.capacity()), (0, 0));
+        assert!(tree.root.is_idle());
+    }
+}

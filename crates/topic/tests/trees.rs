@@ -8,8 +8,20 @@ use tidegate_topic::{Cursor, MAX_LEVELS, Progress, RetainedTree, SubscriptionTre
 
 /// Few, so that topics and filters meet. Among them what could be taken for something else: nothing, `$`, what sorts
 /// below and above `/`, the least character, more than one byte, and more than is stored inline.
-const LEVELS: &[&str] =
-    &["", "a", "b", "a!", "ab", "a\u{1}", "\u{1}", "$", "$a", "é", "a level of more than twenty-two bytes"];
+const LEVELS: &[&str] = &[
+    "",
+    "a",
+    "b",
+    "a!",
+    "ab",
+    "a\u{1}",
+    "\u{1}",
+    "$",
+    "$a",
+    "%",
+    "é",
+    "a level of more than twenty-two bytes",
+];
 
 fn level() -> impl Strategy<Value = &'static str> {
     prop::sample::select(LEVELS)
