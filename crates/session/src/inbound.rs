@@ -1,0 +1,278 @@
+//! What a client publishes: which messages the broker still owes an answer for, and which QoS 2 identifiers were
+//! received and not yet released.
+//!
+//! ```text
+//! QoS 1:  PUBLISH -> WithBroker --acknowledge: PUBACK--> forgotten
+//! QoS 2:  PUBLISH -> WithBroker --acknowledge: PUBREC--> Received --PUBREL: PUBCOMP--> forgotten
+//!                       |  \--acknowledge, reason >= 0x80: PUBREC--> forgotten
+//!                       \--forget--> forgotten
+//! ```
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+use tidegate_codec::{PacketId, QoS};
+
+use crate::Violation;
+
+/// Names one inbound message that the broker owes an answer for.
+///
+/// It holds the packet identifier and a count, so that an answer which comes after the connection ended, or for an
+/// identifier that has been reused since, is recognised. Tokens are unique within one [`Session`](crate::Session)
+/// value: whoever keeps them longer than the session keeps them with its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(u64);
+
+impl From<u64> for Token {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl From<Token> for u64 {
+    fn from(token: Token) -> Self {
+        token.0
+    }
+}
+
+impl Token {
+    fn new(count: u64, packet_id: PacketId) -> Self {
+        Self(count << 16 | u64::from(packet_id.0.get()))
+    }
+
+    /// The identifier of the message; `None` for a number that was never a token.
+    fn packet_id(self) -> Option<PacketId> {
+        NonZeroU16::new(self.0 as u16).map(PacketId)
+    }
+}
+
+/// The receiving side of QoS 1 and 2.
+#[derive(Debug, Default)]
+pub(crate) struct Received {
+    /// In the order of receipt, so that what the broker answers in order is found at the front.
+    messages: VecDeque<Message>,
+    /// Messages ever received: the distinguishing part of the next token.
+    count: u64,
+    /// How many of `messages` are with the broker.
+    with_broker: u16,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    token: Token,
+    stage: Stage,
+    /// Whether the client sent or repeated it on the present connection: only then does it wait for an answer, and
+    /// only then does it count against the window.
+    on_link: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// QoS 1, not yet settled: PUBACK is owed.
+    OwesPubAck,
+    /// QoS 2, not yet settled: PUBREC is owed.
+    OwesPubRec,
+    /// QoS 2, settled: duplicates are answered with PUBREC until PUBREL comes.
+    AwaitsPubRel,
+}
+
+/// The window that holds for inbound messages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Window {
+    /// 5.0: what CONNACK announced.
+    Announced(NonZeroU16),
+    /// 3.x: nothing is announced, so reading stops at `unsettled`, and `unreleased` bounds what is left.
+    Silent {
+        /// Messages with the broker.
+        unsettled: NonZeroU16,
+        /// QoS 2 messages that wait for PUBREL.
+        unreleased: u16,
+    },
+}
+
+/// What a PUBLISH of QoS 1 or 2 turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// A message that the broker has not seen.
+    New(Token),
+    /// A repeat of one that is still with the broker: the answer follows when the broker gives it.
+    StillWithBroker,
+    /// A repeat of one that was settled: PUBREC again, no second delivery.
+    AlreadyReceived,
+}
+
+/// The answer that is due after the broker settled a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// PUBACK with this identifier.
+    PubAck(PacketId),
+    /// PUBREC with this identifier.
+    PubRec(PacketId),
+    /// Nothing now: the client has not asked on this connection.
+    Later,
+}
+
+impl Received {
+    /// Takes note of a PUBLISH of QoS 1 or 2.
+    pub(crate) fn publish(
+        &mut self,
+        qos: QoS,
+        dup: bool,
+        packet_id: PacketId,
+        window: Window,
+    ) -> Result<Arrival, Violation> {
+        if let Some(index) = self.position(packet_id) {
+            let known = &mut self.messages[index];
+            match (known.stage, qos) {
+                // Without DUP it is another message under an identifier that is in use. To take it for a repeat
+                // would lose it silently.
+                (Stage::OwesPubAck, QoS::AtLeastOnce) if dup => return Ok(Arrival::StillWithBroker),
+                // Here DUP does not matter: until PUBREL the identifier stands for the first message
+                // [MQTT5-4.3.3-10].
+                (Stage::OwesPubRec, QoS::ExactlyOnce) => {
+                    known.on_link = true;
+                    return Ok(Arrival::StillWithBroker);
+                }
+                (Stage::AwaitsPubRel, QoS::ExactlyOnce) => {
+                    known.on_link = true;
+                    return Ok(Arrival::AlreadyReceived);
+                }
+                // A QoS 2 exchange of an earlier connection that the client no longer knows of.
+                _ if !known.on_link => {
+                    self.remove(index);
+                }
+                _ => return Err(Violation::PacketIdInUse(packet_id)),
+            }
+        }
+        self.make_room(window)?;
+        self.count += 1;
+        let token = Token::new(self.count, packet_id);
+        let stage = if qos == QoS::ExactlyOnce { Stage::OwesPubRec } else { Stage::OwesPubAck };
+        self.messages.push_back(Message { token, stage, on_link: true });
+        self.with_broker += 1;
+        Ok(Arrival::New(token))
+    }
+
+    /// Takes note that the broker settled a message, `accepted` or not. `None`: nothing was owed for the token.
+    pub(crate) fn settle(&mut self, token: Token, accepted: bool) -> Option<Answer> {
+        let packet_id = token.packet_id()?;
+        let index = self.position_of(token)?;
+        let message = &mut self.messages[index];
+        let asked = message.on_link;
+        match message.stage {
+            Stage::OwesPubAck => {
+                self.remove(index);
+                Some(Answer::PubAck(packet_id))
+            }
+            Stage::OwesPubRec => {
+                if accepted {
+                    message.stage = Stage::AwaitsPubRel;
+                    self.with_broker -= 1;
+                } else {
+                    // The identifier means a new message from now on [MQTT5-4.3.3-9].
+                    self.remove(index);
+                }
+                Some(if asked { Answer::PubRec(packet_id) } else { Answer::Later })
+            }
+            Stage::AwaitsPubRel => None,
+        }
+    }
+
+    /// Forgets a message that the broker will never settle, so that its repeat counts as new.
+    pub(crate) fn forget(&mut self, token: Token) {
+        if let Some(index) = self.position_of(token)
+            && self.messages[index].stage != Stage::AwaitsPubRel
+        {
+            self.remove(index);
+        }
+    }
+
+    /// Takes note of PUBREL; `false` if no received message waits for it.
+    pub(crate) fn release(&mut self, packet_id: PacketId) -> bool {
+        let waiting =
+            self.position(packet_id).filter(|&index| self.messages[index].stage == Stage::AwaitsPubRel);
+        if let Some(index) = waiting {
+            self.remove(index);
+        }
+        waiting.is_some()
+    }
+
+    /// Takes note that the connection is gone: QoS 1 messages will come again and count as new, QoS 2 messages stay
+    /// known and owe nothing until the client repeats them.
+    pub(crate) fn disconnect(&mut self) {
+        self.messages.retain(|message| message.stage != Stage::OwesPubAck);
+        for message in &mut self.messages {
+            message.on_link = false;
+        }
+        self.with_broker =
+            self.messages.iter().filter(|message| message.stage == Stage::OwesPubRec).count() as u16;
+    }
+
+    /// How many messages the broker owes an answer for.
+    pub(crate) fn with_broker(&self) -> u16 {
+        self.with_broker
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.messages.clear();
+        self.with_broker = 0;
+    }
+
+    pub(crate) fn shrink(&mut self) {
+        self.messages.shrink_to_fit();
+    }
+
+    /// Lets one more message in, or refuses it. What an earlier connection left behind gives way, because a client
+    /// repeats that first ([MQTT5-4.6.0-1]) or never.
+    fn make_room(&mut self, window: Window) -> Result<(), Violation> {
+        let exceeded = |maximum: u16| Err(Violation::ReceiveMaximumExceeded { maximum });
+        match window {
+            Window::Announced(maximum) if self.messages.len() >= usize::from(maximum.get()) => {
+                let on_link = self.messages.iter().filter(|message| message.on_link).count();
+                if on_link >= usize::from(maximum.get()) {
+                    return exceeded(maximum.get());
+                }
+                self.remove_left_behind(|_| true);
+            }
+            Window::Silent { unsettled, .. } if self.with_broker >= unsettled.get() => {
+                return exceeded(unsettled.get());
+            }
+            Window::Silent { unreleased, .. } if self.unreleased() >= usize::from(unreleased) => {
+                if !self.remove_left_behind(|stage| stage == Stage::AwaitsPubRel) {
+                    return exceeded(unreleased);
+                }
+            }
+            Window::Announced(_) | Window::Silent { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn unreleased(&self) -> usize {
+        self.messages.len() - usize::from(self.with_broker)
+    }
+
+    fn remove_left_behind(&mut self, is_candidate: impl Fn(Stage) -> bool) -> bool {
+        let left_behind =
+            self.messages.iter().position(|message| !message.on_link && is_candidate(message.stage));
+        if let Some(index) = left_behind {
+            self.remove(index);
+        }
+        left_behind.is_some()
+    }
+
+    fn position(&self, packet_id: PacketId) -> Option<usize> {
+        self.messages.iter().position(|message| message.token.packet_id() == Some(packet_id))
+    }
+
+    fn position_of(&self, token: Token) -> Option<usize> {
+        self.messages.iter().position(|message| message.token == token)
+    }
+
+    fn remove(&mut self, index: usize) {
+        if let Some(message) = self.messages.remove(index)
+            && message.stage != Stage::AwaitsPubRel
+        {
+            self.with_broker -= 1;
+        }
+    }
+}

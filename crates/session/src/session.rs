@@ -1,0 +1,512 @@
+//! A session: what the server keeps for a client, and the conversation over it while there is a connection.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate_codec::{
+    Connect, Disconnect, Packet, PacketType, Publish, QoS, ReasonCode, SubAck, Subscribe, SubscribeOptions,
+    Unsubscribe, Version,
+};
+use tidegate_topic::TopicName;
+
+use crate::connect::{self, SessionState, Welcome};
+use crate::inbound::{Answer, Arrival, Received, Token};
+use crate::link::Link;
+use crate::message::DueWill;
+use crate::outbound::{Delivered, Delivery, Dropped, Outbound};
+use crate::{Limits, Violation};
+
+/// One MQTT conversation and what survives it: subscriptions, messages in flight both ways, and the queue.
+///
+/// Whoever owns the connection owns the session; while the client is away it is plain state that waits for
+/// [`connect`](Self::connect). Output is appended to a buffer of the caller's, and every moment is the caller's `now`.
+#[derive(Debug)]
+pub struct Session {
+    client_id: Box<str>,
+    limits: Arc<Limits>,
+    /// Sorted by filter. A sorted vector takes the least memory for the few that a device has, and moves a few
+    /// kilobytes at `Limits::max_subscriptions`.
+    subscriptions: Vec<(Box<str>, Subscription)>,
+    inbound: Received,
+    outbound: Outbound,
+    /// What becomes of the session when the connection ends.
+    expiry: Expiry,
+    link: Option<Link>,
+}
+
+/// A subscription of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subscription {
+    /// The options; `qos` is the one that was granted.
+    pub options: SubscribeOptions,
+    /// The subscription identifier, 1 to 268,435,455, if there is one.
+    pub identifier: Option<NonZeroU32>,
+}
+
+/// What a packet asks of the broker.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Input<'s, 'p> {
+    /// Nothing: the session dealt with it.
+    Handled,
+    /// To publish a message.
+    Publish(Inbound<'s>),
+    /// To authorise, to change the subscription tree, and to call [`Session::subscribed`].
+    Subscribe(Box<Subscribe<'p>>),
+    /// To change the subscription tree and to call [`Session::unsubscribed`].
+    Unsubscribe(Box<Unsubscribe<'p>>),
+    /// To call [`Session::end`] with [`Ended::ByClient`], to close, and to handle nothing more.
+    Disconnect,
+}
+
+/// A message that came in: its QoS and flags are allowed, its alias is resolved, and it is no repeat of a QoS 2
+/// message that came before.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Inbound<'s> {
+    /// Its topic.
+    pub topic: TopicName<'s>,
+    /// The packet, with the same topic and without alias.
+    pub publish: Publish<'s>,
+    /// For QoS 1 and 2: the broker owes [`Session::acknowledge`], or [`Session::forget`].
+    pub token: Option<Token>,
+}
+
+/// Why a conversation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The client sent DISCONNECT.
+    ByClient,
+    /// The network connection failed or was closed.
+    ConnectionLost,
+    /// Nothing came for one and a half times the keep-alive.
+    KeepAliveTimeout,
+    /// The client broke the protocol.
+    Violation(Violation),
+    /// Another connection with the same client identifier takes over; what it asked for decides about the will.
+    TakenOver(Start),
+    /// The server shuts down.
+    ServerShutdown,
+    /// The server wants it, for this reason.
+    ByServer(ReasonCode),
+}
+
+/// What a CONNECT asks for: Clean Start of 5.0, Clean Session of 3.x.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// A new session, the old one is discarded.
+    Clean,
+    /// The old session, if there is one.
+    Resume,
+}
+
+/// What is left to do when a conversation has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Farewell {
+    /// The will to publish, at once or after its delay.
+    pub will: Option<DueWill>,
+    /// When to discard the session, counted from now, unless the client comes back.
+    pub session_expiry: Expiry,
+}
+
+/// When a session without connection is discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// With its connection.
+    Now,
+    /// This long after its connection.
+    After(Duration),
+    /// Never.
+    Never,
+}
+
+impl Session {
+    /// Returns an empty session without connection.
+    pub fn new(client_id: &str, limits: Arc<Limits>) -> Self {
+        Self {
+            client_id: client_id.into(),
+            limits,
+            subscriptions: Vec::new(),
+            inbound: Received::default(),
+            outbound: Outbound::default(),
+            expiry: Expiry::Now,
+            link: None,
+        }
+    }
+
+    /// Returns the client identifier, also where the server assigned it.
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// Tells whether there is a conversation.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Returns the version of the conversation, `None` while there is none.
+    pub fn version(&self) -> Option<Version> {
+        self.link.as_ref().map(|link| link.version)
+    }
+
+    /// Returns the subscriptions with their filters as the client wrote them, shared ones with their prefix.
+    pub fn subscriptions(&self) -> impl Iterator<Item = (&str, &Subscription)> {
+        self.subscriptions.iter().map(|(filter, subscription)| (&**filter, subscription))
+    }
+
+    /// Returns the subscription with exactly that filter [MQTT5-3.10.4-1].
+    pub fn subscription(&self, filter: &str) -> Option<&Subscription> {
+        self.position(filter).ok().map(|index| &self.subscriptions[index].1)
+    }
+
+    /// Returns how many subscriptions more the session may have.
+    pub fn subscriptions_left(&self) -> usize {
+        self.limits.max_subscriptions.saturating_sub(self.subscriptions.len())
+    }
+
+    /// Returns how many messages wait for the client, its window or its socket.
+    pub fn queued(&self) -> usize {
+        self.outbound.queued()
+    }
+
+    /// Returns how many messages are on their way to the client and not yet acknowledged.
+    pub fn in_flight(&self) -> usize {
+        self.outbound.in_flight()
+    }
+
+    /// Returns how many messages of the client the broker owes an answer for.
+    pub fn unsettled(&self) -> usize {
+        usize::from(self.inbound.with_broker())
+    }
+
+    /// Starts a conversation: appends CONNACK, then what was in flight, in its original order (PUBLISH with DUP,
+    /// PUBREL [MQTT5-4.4.0-1]), then what was queued, as far as the client's window allows.
+    ///
+    /// The CONNECT has passed [`check_connect`](crate::check_connect) and the broker's own checks. With
+    /// [`SessionState::New`] whatever this value held before is discarded [MQTT5-3.1.2-4].
+    pub fn connect(&mut self, connect: &Connect<'_>, welcome: Welcome<'_>, now: Instant, out: &mut Vec<u8>) {
+        self.inbound.disconnect();
+        if welcome.state == SessionState::New {
+            self.subscriptions.clear();
+            self.inbound.clear();
+            self.outbound.clear();
+        }
+        self.expiry = connect::requested_expiry(connect, &self.limits);
+        let link = self.link.insert(Link::new(connect, &self.limits, now));
+        connect::accept(connect, welcome, self.expiry, link, &self.limits, out);
+        self.outbound.connect(link, now, out);
+    }
+
+    /// Takes one packet of the client, and appends the answers that need nobody else.
+    ///
+    /// [`Input::Publish`] borrows the session, because its topic may be one that an alias stands for; the other
+    /// inputs borrow only from the packet.
+    ///
+    /// # Errors
+    /// The connection can't go on: call [`end`](Self::end) with [`Ended::Violation`], and close.
+    pub fn handle_packet<'s, 'p: 's>(
+        &'s mut self,
+        packet: Packet<'p>,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Result<Input<'s, 'p>, Violation> {
+        let Some(link) = &mut self.link else { return Err(Violation::BeforeConnect(packet.packet_type())) };
+        match packet {
+            Packet::Publish(publish) => {
+                return Ok(self.handle_publish(publish, out)?.map_or(Input::Handled, Input::Publish));
+            }
+            Packet::PubAck(ack) => {
+                self.outbound.handle_puback(ack.packet_id);
+                self.outbound.resume(link, now, out);
+            }
+            Packet::PubRec(ack) => {
+                self.outbound.handle_pubrec(ack.packet_id, ack.reason, link, out);
+                self.outbound.resume(link, now, out);
+            }
+            Packet::PubComp(ack) => {
+                self.outbound.handle_pubcomp(ack.packet_id);
+                self.outbound.resume(link, now, out);
+            }
+            Packet::PubRel(release) => {
+                let is_known = self.inbound.release(release.packet_id);
+                let reason =
+                    if is_known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+                link.acknowledge(PacketType::PubComp, release.packet_id, reason, out); // [MQTT5-4.3.3-11]
+            }
+            Packet::PingReq => link.answer(&Packet::PingResp, out), // [MQTT5-3.12.4-1]
+            Packet::Subscribe(subscribe) => {
+                check_no_local(&subscribe)?;
+                return Ok(Input::Subscribe(subscribe));
+            }
+            Packet::Unsubscribe(unsubscribe) => return Ok(Input::Unsubscribe(unsubscribe)),
+            Packet::Disconnect(disconnect) => {
+                self.handle_disconnect(&disconnect)?;
+                return Ok(Input::Disconnect);
+            }
+            Packet::Connect(_) => return Err(Violation::SecondConnect),
+            Packet::Auth(_) => return Err(Violation::UnexpectedAuth),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                return Err(Violation::ServerPacket(packet.packet_type()));
+            }
+        }
+        Ok(Input::Handled)
+    }
+
+    /// Answers for a message, and tells whether an answer was still owed.
+    ///
+    /// Appends PUBACK or PUBREC with that reason. In 3.x they can't say no, so an error is acknowledged like success
+    /// [MQTT311-3.3.5-2]. Without a connection, or on a later one on which the client has not repeated the message,
+    /// nothing is appended: the repeat will be answered without a second delivery. After a QoS 2 message was refused
+    /// in 5.0 its identifier is free again [MQTT5-4.3.3-9].
+    pub fn acknowledge(&mut self, token: Token, reason: ReasonCode, out: &mut Vec<u8>) -> bool {
+        let can_refuse = self.version().is_none_or(|version| version == Version::V5);
+        let Some(answer) = self.inbound.settle(token, !(can_refuse && reason.is_error())) else {
+            return false;
+        };
+        if let Some(link) = &self.link {
+            match answer {
+                Answer::PubAck(packet_id) => link.acknowledge(PacketType::PubAck, packet_id, reason, out),
+                Answer::PubRec(packet_id) => link.acknowledge(PacketType::PubRec, packet_id, reason, out),
+                Answer::Later => {}
+            }
+        }
+        true
+    }
+
+    /// Gives up a message that was lost on its way: it is never acknowledged, and its repeat counts as new. Close the
+    /// connection afterwards, because only a new one makes a 5.0 client repeat [MQTT5-4.4.0-1].
+    pub fn forget(&mut self, token: Token) {
+        self.inbound.forget(token);
+    }
+
+    /// Tells whether a 3.x client has as many messages with the broker as it may: handle no further packet before the
+    /// next [`acknowledge`](Self::acknowledge). In 5.0 it is always `false`, the client keeps the window itself.
+    pub fn window_is_full(&self) -> bool {
+        self.version().is_some_and(|version| version != Version::V5)
+            && self.inbound.with_broker() >= self.limits.receive_maximum.get()
+    }
+
+    /// Records the subscriptions that were granted and appends SUBACK [MQTT5-3.8.4-1]. A granted filter replaces the
+    /// subscription with the same filter [MQTT5-3.8.4-3]; a refused one leaves it as it is.
+    ///
+    /// `results` answer the filters in their order; a filter without one is refused. Room for new subscriptions is
+    /// the caller's to check with [`subscriptions_left`](Self::subscriptions_left), before the tree changes.
+    pub fn subscribed(
+        &mut self,
+        request: &Subscribe<'_>,
+        results: &[Result<QoS, ReasonCode>],
+        out: &mut Vec<u8>,
+    ) {
+        let mut results = results.iter().copied();
+        let reasons = request.filters.iter().map(|requested| {
+            let granted = match results.next().unwrap_or(Err(ReasonCode::UnspecifiedError)) {
+                Ok(qos) => qos,
+                Err(reason) if reason.is_allowed_in(PacketType::SubAck) && reason.is_error() => {
+                    return reason;
+                }
+                Err(_) => return ReasonCode::UnspecifiedError,
+            };
+            let subscription = Subscription {
+                options: SubscribeOptions { qos: granted, ..requested.options },
+                identifier: request.subscription_identifier,
+            };
+            match self.position(requested.filter) {
+                Ok(index) => self.subscriptions[index].1 = subscription,
+                Err(index) => self.subscriptions.insert(index, (requested.filter.into(), subscription)),
+            }
+            match granted {
+                QoS::AtMostOnce => ReasonCode::GRANTED_QOS_0,
+                QoS::AtLeastOnce => ReasonCode::GrantedQos1,
+                QoS::ExactlyOnce => ReasonCode::GrantedQos2,
+            }
+        });
+        let reasons = reasons.collect();
+        self.answer(&Packet::SubAck(Box::new(SubAck::new(request.packet_id, reasons))), out);
+    }
+
+    /// Removes subscriptions and appends UNSUBACK [MQTT5-3.10.4-4]. What is queued or in flight still goes out
+    /// [MQTT5-3.10.4-3].
+    pub fn unsubscribed(&mut self, request: &Unsubscribe<'_>, out: &mut Vec<u8>) {
+        let reasons = request.filters.iter().map(|filter| match self.position(filter) {
+            Ok(index) => {
+                self.subscriptions.remove(index);
+                ReasonCode::Success
+            }
+            Err(_) => ReasonCode::NoSubscriptionExisted,
+        });
+        let reasons = reasons.collect();
+        self.answer(&Packet::UnsubAck(Box::new(SubAck::new(request.packet_id, reasons))), out);
+    }
+
+    /// Sends a message to the client now, later or never.
+    pub fn deliver(&mut self, delivery: Delivery, now: Instant, out: &mut Vec<u8>) -> Delivered {
+        self.outbound.deliver(delivery, self.link.as_ref(), &self.limits, now, out)
+    }
+
+    /// Says whether the socket takes no more. Until that is taken back QoS 1 and 2 messages are queued, QoS 0
+    /// messages are dropped or queued as the limits say, and only answers are appended. Afterwards call
+    /// [`resume_sending`](Self::resume_sending).
+    pub fn set_congested(&mut self, is_congested: bool) {
+        if let Some(link) = &mut self.link {
+            link.congested = is_congested;
+        }
+    }
+
+    /// Sends what is queued, as far as the window and the socket have room.
+    pub fn resume_sending(&mut self, now: Instant, out: &mut Vec<u8>) {
+        if let Some(link) = &self.link {
+            self.outbound.resume(link, now, out);
+        }
+    }
+
+    /// Returns the number of messages dropped since the last call: those that [`deliver`](Self::deliver) reported,
+    /// and those that were dropped after they had been queued.
+    pub fn take_dropped(&mut self) -> Dropped {
+        self.outbound.take_dropped()
+    }
+
+    /// Takes note that bytes came from the client. Once for each read is enough.
+    pub fn touch(&mut self, now: Instant) {
+        if let Some(link) = &mut self.link {
+            link.touch(now);
+        }
+    }
+
+    /// Returns when the keep-alive runs out if nothing comes in; `None` without connection or keep-alive.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.link.as_ref().and_then(Link::deadline)
+    }
+
+    /// Tells whether the keep-alive has run out: then [`end`](Self::end) with [`Ended::KeepAliveTimeout`] is due.
+    pub fn expired(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Ends the conversation, appends DISCONNECT where the version and the cause have one, and says what is left to
+    /// do about the will and the session. Without a connection there is no will, and the expiry is as it was.
+    pub fn end(&mut self, cause: Ended, out: &mut Vec<u8>) -> Farewell {
+        self.inbound.disconnect();
+        let Some(mut link) = self.link.take() else {
+            return Farewell { will: None, session_expiry: self.expiry };
+        };
+        match cause {
+            Ended::ByClient | Ended::ConnectionLost => {}
+            Ended::KeepAliveTimeout => link.disconnect(ReasonCode::KeepAliveTimeout, None, out),
+            Ended::Violation(violation) => {
+                link.disconnect(violation.reason_code(), Some(&violation.to_string()), out);
+            }
+            Ended::TakenOver(_) => link.disconnect(ReasonCode::SessionTakenOver, None, out), // [MQTT5-3.1.4-3]
+            Ended::ServerShutdown => link.disconnect(ReasonCode::ServerShuttingDown, None, out),
+            Ended::ByServer(reason) => link.disconnect(reason, None, out),
+        }
+        let will = link.will.take().and_then(|will| self.due(*will, cause));
+        Farewell { will, session_expiry: self.expiry }
+    }
+
+    /// Gives spare memory back: for a session that has gone quiet.
+    pub fn shrink(&mut self) {
+        self.subscriptions.shrink_to_fit();
+        self.inbound.shrink();
+        self.outbound.shrink();
+    }
+
+    /// Returns what is new to the broker.
+    fn handle_publish<'s>(
+        &'s mut self,
+        mut publish: Publish<'s>,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Inbound<'s>>, Violation> {
+        let Self { limits, inbound, link, .. } = self;
+        let Some(link) = link else { return Err(Violation::BeforeConnect(PacketType::Publish)) };
+        check_publish(&publish, limits)?;
+        let window = link.window(limits);
+        if let Some(alias) = publish.properties.topic_alias.take() {
+            if publish.topic.is_empty() {
+                publish.topic = link.aliases.get(alias, limits)?;
+            } else {
+                link.aliases.set(alias, publish.topic, limits)?;
+            }
+        } else if publish.topic.is_empty() {
+            return Err(Violation::TopicMissing);
+        }
+        let topic = TopicName::parse_with(publish.topic, limits.max_topic_levels)
+            .map_err(|_| Violation::TopicNameInvalid)?;
+        let token = match publish.packet_id {
+            None => None,
+            Some(packet_id) => match inbound.publish(publish.qos, publish.dup, packet_id, window)? {
+                Arrival::New(token) => Some(token),
+                Arrival::StillWithBroker => return Ok(None),
+                Arrival::AlreadyReceived => {
+                    link.acknowledge(PacketType::PubRec, packet_id, ReasonCode::Success, out);
+                    return Ok(None);
+                }
+            },
+        };
+        Ok(Some(Inbound { topic, publish, token }))
+    }
+
+    fn handle_disconnect(&mut self, disconnect: &Disconnect<'_>) -> Result<(), Violation> {
+        let Some(link) = &mut self.link else { return Err(Violation::BeforeConnect(PacketType::Disconnect)) };
+        if let Some(interval) = disconnect.session_expiry_interval {
+            let expiry = Expiry::from_interval(interval, &self.limits);
+            if self.expiry == Expiry::Now && expiry != Expiry::Now {
+                return Err(Violation::SessionExpiryRaised);
+            }
+            self.expiry = expiry;
+        }
+        // Any DISCONNECT of 3.x removes the will [MQTT311-3.1.2-10], in 5.0 only a normal one [MQTT5-3.14.4-3]; the
+        // decoder gives those of 3.x that reason.
+        if disconnect.reason == ReasonCode::NORMAL_DISCONNECTION {
+            link.will = None;
+        }
+        Ok(())
+    }
+
+    /// The will as it is due after `cause`, if it still is.
+    fn due(&self, mut will: DueWill, cause: Ended) -> Option<DueWill> {
+        let session_ends_after = match (cause, self.expiry) {
+            (Ended::TakenOver(Start::Clean), _) | (_, Expiry::Now) => Duration::ZERO,
+            (_, Expiry::After(duration)) => duration,
+            (_, Expiry::Never) => Duration::MAX,
+        };
+        will.delay = will.delay.min(session_ends_after); // [MQTT5-3.1.2-8]
+        let comes_back_in_time = cause == Ended::TakenOver(Start::Resume) && !will.delay.is_zero();
+        (!comes_back_in_time).then_some(will) // [MQTT5-3.1.3-9]
+    }
+
+    /// Where the subscription with that filter is, or would have to be.
+    fn position(&self, filter: &str) -> Result<usize, usize> {
+        self.subscriptions.binary_search_by(|(known, _)| (**known).cmp(filter))
+    }
+
+    fn answer(&self, packet: &Packet<'_>, out: &mut Vec<u8>) {
+        if let Some(link) = &self.link {
+            link.answer(packet, out);
+        }
+    }
+}
+
+/// What a PUBLISH must not carry, wherever it goes.
+fn check_publish(publish: &Publish<'_>, limits: &Limits) -> Result<(), Violation> {
+    let properties = &publish.properties;
+    if publish.qos > limits.max_qos {
+        return Err(Violation::QosNotSupported);
+    }
+    if publish.retain && !limits.retain_available {
+        return Err(Violation::RetainNotSupported);
+    }
+    if !properties.subscription_identifiers.is_empty() {
+        return Err(Violation::SubscriptionIdentifier);
+    }
+    if properties.response_topic.is_some_and(|topic| TopicName::parse(topic).is_err()) {
+        return Err(Violation::ResponseTopicInvalid);
+    }
+    Ok(())
+}
+
+fn check_no_local(subscribe: &Subscribe<'_>) -> Result<(), Violation> {
+    let is_wrong = subscribe
+        .filters
+        .iter()
+        .any(|requested| requested.options.no_local && requested.filter.starts_with("$share/"));
+    if is_wrong { Err(Violation::NoLocalOnShared) } else { Ok(()) }
+}
