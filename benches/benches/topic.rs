@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use tidegate_topic::{Cursor, RetainedTree, SubscriptionTree, TopicFilter, TopicName};
@@ -196,8 +196,11 @@ fn report_memory() {
         ("device/<id>/#", subscribed(|id| format!("device/{id:07}/#"))),
         ("ten filters, 100000 subscribers each", subscribed(|id| format!("group/{}/#", id % 10))),
     ];
-    for (question, (bytes, tree)) in &trees {
-        println!("{:4} bytes a subscription: a million {question} ({tree:?})", bytes / MILLION);
+    for (question, Subscribed { bytes, slowest, tree }) in &trees {
+        let each = bytes / MILLION;
+        println!(
+            "{each:4} bytes a subscription, slowest insertion {slowest:?}: a million {question} ({tree:?})"
+        );
     }
     let before = resident();
     let mut tree = RetainedTree::new();
@@ -217,13 +220,24 @@ fn report_memory() {
     );
 }
 
-fn subscribed(text: impl Fn(u64) -> String) -> (usize, Tree) {
+struct Subscribed {
+    bytes: usize,
+    /// For so long others may wait for a lock.
+    slowest: Duration,
+    tree: Tree,
+}
+
+fn subscribed(text: impl Fn(u64) -> String) -> Subscribed {
     let before = resident();
+    let mut slowest = Duration::ZERO;
     let mut tree = Tree::new();
     for id in 0..MILLION as u64 {
-        tree.insert(filter(&text(id)), id, 0);
+        let text = text(id);
+        let start = Instant::now();
+        tree.insert(filter(&text), id, 0);
+        slowest = slowest.max(start.elapsed());
     }
-    (resident() - before, tree)
+    Subscribed { bytes: resident() - before, slowest, tree }
 }
 
 /// Resident memory of this process in bytes; 0 where there is no `/proc`.
