@@ -1,0 +1,128 @@
+//! Functions that ask for a value's kind or change it.
+
+use super::number::float_to_int;
+use super::{Call, text};
+use crate::error::EvalErrorKind as Error;
+use crate::operators::{as_number, finite, join, number, text_or_bytes};
+use crate::value::Value;
+
+type Result<'r> = std::result::Result<Value<'r>, Error>;
+
+pub(super) fn str<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    if let Value::Str(_) = args[0] {
+        return Ok(std::mem::take(&mut args[0]));
+    }
+    join(&[&args[0]], call.meter)
+}
+
+/// The integer at or below a number; 1 and 0 of true and false.
+pub(super) fn int<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    match numeric(&args[0], "int()")? {
+        Value::Float(value) => float_to_int(value.floor()),
+        other => Ok(other),
+    }
+}
+
+pub(super) fn float<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    const MOST_DECIMALS: i64 = 20;
+    let value = number(&numeric(&args[0], "float()")?, "float()")?.as_f64();
+    let value = match args.get(1) {
+        None => value,
+        Some(Value::Int(decimals @ 0..=MOST_DECIMALS)) => {
+            let rounded = format!("{value:.*}", usize::try_from(*decimals).unwrap_or(0));
+            rounded.parse().map_err(|_| Error::Overflow)?
+        }
+        Some(_) => {
+            return Err(Error::InvalidArgument { operation: "float()", expected: "0 to 20 decimals" });
+        }
+    };
+    finite(value)
+}
+
+pub(super) fn bool<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    match &args[0] {
+        Value::Bool(value) => Ok(Value::Bool(*value)),
+        Value::Int(1) => Ok(Value::Bool(true)),
+        Value::Int(0) => Ok(Value::Bool(false)),
+        Value::Str(word) if word == "true" => Ok(Value::Bool(true)),
+        Value::Str(word) if word == "false" => Ok(Value::Bool(false)),
+        Value::Int(_) | Value::Str(_) => {
+            Err(Error::InvalidArgument { operation: "bool()", expected: "true, false, 1 or 0" })
+        }
+        other => Err(Error::WrongType {
+            operation: "bool()",
+            expected: "true, false, 1 or 0",
+            found: other.kind(),
+        }),
+    }
+}
+
+fn numeric<'r>(value: &Value<'r>, operation: &'static str) -> Result<'r> {
+    match value {
+        Value::Int(_) | Value::Float(_) | Value::BigNumber(_) => Ok(value.clone()),
+        Value::Bool(value) => Ok(Value::Int((*value).into())),
+        Value::Str(text) => as_number(text).ok_or(Error::NotANumber { operation }),
+        other => Err(Error::WrongType { operation, expected: "a number or a text", found: other.kind() }),
+    }
+}
+
+pub(super) fn is_null<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(args[0].is_undefined()))
+}
+
+pub(super) fn is_not_null<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(!args[0].is_undefined()))
+}
+
+/// Missing, or JSON's null.
+pub(super) fn is_null_var<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(matches!(args[0], Value::Undefined | Value::Null)))
+}
+
+pub(super) fn is_not_null_var<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(!matches!(args[0], Value::Undefined | Value::Null)))
+}
+
+pub(super) fn is_str<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(matches!(args[0], Value::Str(_) | Value::Bytes(_))))
+}
+
+pub(super) fn is_bool<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(matches!(args[0], Value::Bool(_))))
+}
+
+pub(super) fn is_int<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(matches!(args[0], Value::Int(_)) || is_big(&args[0], true)))
+}
+
+pub(super) fn is_float<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(matches!(args[0], Value::Float(_)) || is_big(&args[0], false)))
+}
+
+pub(super) fn is_num<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(matches!(args[0], Value::Int(_) | Value::Float(_) | Value::BigNumber(_))))
+}
+
+fn is_big(value: &Value<'_>, integer: bool) -> bool {
+    matches!(value, Value::BigNumber(digits) if integer != digits.contains(['.', 'e', 'E']))
+}
+
+pub(super) fn is_map<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(args[0].is_map()))
+}
+
+pub(super) fn is_array<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(Value::Bool(args[0].is_array()))
+}
+
+pub(super) fn json_encode<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    let mut out = Vec::new();
+    args[0].write_json(&mut out);
+    call.meter.bytes(out.len())?;
+    Ok(text_or_bytes(out))
+}
+
+pub(super) fn json_decode<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    let text = text(&mut args[0], "json_decode()")?;
+    call.decode(text)?.map_err(Error::NotJson)
+}

@@ -1,0 +1,101 @@
+//! All rules of a broker, and which of them a topic concerns.
+
+use std::collections::HashMap;
+
+use tidegate_topic::{SubscriptionTree, TopicFilter, TopicName};
+
+use crate::rule::Rule;
+
+/// Rules whose matches are collected in one walk of the tree; a larger set is walked once for each so many.
+const RULES_A_WALK: usize = 1024;
+
+/// Two rules of a set have one id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("two rules have the id \"{id}\"")]
+pub struct DuplicateRuleId {
+    /// The id.
+    pub id: String,
+}
+
+/// An immutable set of rules in a fixed order, with an index from topics to rules. Replace it whole to change it.
+#[derive(Debug, Default)]
+pub struct RuleSet {
+    rules: Vec<Rule>,
+    /// The position of every rule under each of its filters.
+    index: SubscriptionTree<usize, ()>,
+}
+
+impl RuleSet {
+    /// The set of these rules; their positions are those of the list.
+    ///
+    /// # Errors
+    ///
+    /// An id that occurs twice.
+    pub fn new(rules: Vec<Rule>) -> Result<Self, DuplicateRuleId> {
+        let mut index = SubscriptionTree::new();
+        let mut seen = HashMap::with_capacity(rules.len());
+        for (position, rule) in rules.iter().enumerate() {
+            if seen.insert(rule.id(), position).is_some() {
+                return Err(DuplicateRuleId { id: rule.id().to_owned() });
+            }
+            for filter in rule.filters() {
+                let filter = TopicFilter::parse(filter).expect("a compiled rule's filters were checked");
+                index.insert(filter, position, ());
+            }
+        }
+        Ok(Self { rules, index })
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The rules in their order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Rule> {
+        self.rules.iter()
+    }
+
+    /// The rule at a position.
+    pub fn get(&self, position: usize) -> Option<&Rule> {
+        self.rules.get(position)
+    }
+
+    /// Calls `visit` with the position of every rule that reads the topic and the rule, in their order, each once
+    /// however many of its filters match. Allocates nothing. A text that is no topic name concerns no rule.
+    pub fn for_each_match<'s>(&'s self, topic: &str, mut visit: impl FnMut(usize, &'s Rule)) {
+        if self.rules.is_empty() {
+            return;
+        }
+        let Ok(topic) = TopicName::parse(topic) else { return };
+        for from in (0..self.rules.len()).step_by(RULES_A_WALK) {
+            let mut matched = [0_u64; RULES_A_WALK / 64];
+            self.index.for_each_match(topic, |&position, ()| {
+                if let Some(bit) = position.checked_sub(from).filter(|&bit| bit < RULES_A_WALK) {
+                    matched[bit / 64] |= 1 << (bit % 64);
+                }
+            });
+            for (word, mut bits) in matched.into_iter().enumerate() {
+                while bits != 0 {
+                    let position = from + word * 64 + bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    visit(position, &self.rules[position]);
+                }
+            }
+        }
+    }
+}
+
+impl<'s> IntoIterator for &'s RuleSet {
+    type Item = &'s Rule;
+    type IntoIter = std::slice::Iter<'s, Rule>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

@@ -1,0 +1,127 @@
+//! The statement as it was written. Names are not resolved here; see `compile`.
+
+use crate::diagnostic::Span;
+
+/// `SELECT items FROM sources WHERE condition`.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    pub(crate) items: Vec<Item>,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) condition: Option<Expr>,
+}
+
+/// One topic filter of FROM.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) filter: String,
+    pub(crate) span: Span,
+}
+
+/// One output of SELECT.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Star,
+    Expr { expr: Expr, alias: Option<Path> },
+}
+
+#[derive(Debug)]
+pub(crate) struct Expr {
+    pub(crate) kind: ExprKind,
+    pub(crate) span: Span,
+    /// Levels of nesting below and including this one: what evaluation will need of the stack.
+    pub(crate) depth: u16,
+}
+
+#[derive(Debug)]
+pub(crate) enum ExprKind {
+    Null,
+    Bool(bool),
+    Int(i64),
+    /// An integer beyond 64 bits, as written.
+    BigInt(String),
+    Float(f64),
+    Str(String),
+    Path(Path),
+    Negate(Box<Expr>),
+    Not(Box<Expr>),
+    Binary(BinaryOp, Box<Expr>, Box<Expr>),
+    /// `a AND b AND c` is one node, so that a long chain is not deep.
+    All(Vec<Expr>),
+    Any(Vec<Expr>),
+    In {
+        needle: Box<Expr>,
+        haystack: Vec<Expr>,
+        negated: bool,
+    },
+    Call {
+        name: String,
+        name_span: Span,
+        args: Vec<Expr>,
+    },
+    Case {
+        subject: Option<Box<Expr>>,
+        branches: Vec<(Expr, Expr)>,
+        otherwise: Option<Box<Expr>>,
+    },
+    Array(Vec<Expr>),
+    Range(Box<Expr>, Box<Expr>),
+}
+
+/// `root.key[1]."other key"`
+#[derive(Debug)]
+pub(crate) struct Path {
+    pub(crate) root: String,
+    /// Written in double quotes: often meant to be a text.
+    pub(crate) quoted: bool,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) span: Span,
+}
+
+#[derive(Debug)]
+pub(crate) enum Step {
+    Key(String),
+    /// From 1; negative from the end; 0 names no element when read.
+    Index(i64),
+    /// `[-0]`: after the last element, when written to.
+    Append,
+    Computed(Box<Expr>),
+    /// Inclusive on both sides.
+    Slice(i64, i64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BinaryOp {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    IntegerDivide,
+    Remainder,
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    TopicMatch,
+}
+
+impl BinaryOp {
+    pub(crate) const fn symbol(self) -> &'static str {
+        match self {
+            Self::Add => "+",
+            Self::Subtract => "-",
+            Self::Multiply => "*",
+            Self::Divide => "/",
+            Self::IntegerDivide => "div",
+            Self::Remainder => "mod",
+            Self::Equal => "=",
+            Self::NotEqual => "!=",
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
+            Self::TopicMatch => "=~",
+        }
+    }
+}

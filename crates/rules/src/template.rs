@@ -1,0 +1,219 @@
+//! Texts with `${...}` in them, filled in from a row.
+
+use std::borrow::Cow;
+
+use crate::diagnostic::{CompileError, Diagnostic, Span};
+use crate::path::Path;
+use crate::row::Row;
+use crate::value::Value;
+
+/// Bytes of one template.
+pub const MAX_TEMPLATE_BYTES: usize = 64 * 1024;
+
+/// A compiled template: `${column}`, `${column.field[1]}` and `${.}` for the whole row as JSON stand among text that
+/// is kept. `${$}` is a dollar sign. What is not a whole placeholder, as `$a` or `${d`, is text.
+#[derive(Clone, Debug)]
+pub struct Template {
+    text: Box<str>,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Literal(String),
+    Placeholder(Path),
+}
+
+/// What a placeholder becomes for which the row has nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// Nothing: keys, values and headers.
+    Empty,
+    /// The word `undefined`, as EMQX prints it.
+    Undefined,
+    /// The rendering fails: names of topics.
+    Refuse,
+}
+
+/// A placeholder for which the row has nothing, where that was not allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the rule's output has nothing for ${{{placeholder}}}")]
+pub struct RenderError {
+    /// The placeholder's path.
+    pub placeholder: Path,
+}
+
+/// What a template says, with the difference between nothing, null and an empty text kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rendered<'o> {
+    /// The template is one placeholder, and the row has nothing for it.
+    Undefined,
+    /// The template is one placeholder, and its value is JSON's null.
+    Null,
+    /// The text; not a copy where the template is one placeholder with a text or bytes for its value.
+    Bytes(&'o [u8]),
+}
+
+impl Template {
+    /// Compiles a template.
+    ///
+    /// # Errors
+    ///
+    /// Every placeholder that is no path.
+    pub fn compile(text: &str) -> Result<Self, CompileError> {
+        if text.len() > MAX_TEMPLATE_BYTES {
+            let message = format!("the template has {} bytes; {MAX_TEMPLATE_BYTES} are allowed", text.len());
+            return Err(CompileError::new(vec![Diagnostic::error(Span::default(), message)], text));
+        }
+        let mut parts = Vec::new();
+        let mut diagnostics = Vec::new();
+        let mut literal = String::new();
+        let mut at = 0;
+        while let Some(found) = text[at..].find("${") {
+            let start = at + found;
+            literal.push_str(&text[at..start]);
+            let inside = start + 2;
+            let Some(len) = text[inside..].find('}').filter(|len| !text[inside..inside + len].contains("${"))
+            else {
+                literal.push_str("${");
+                at = inside;
+                continue;
+            };
+            at = inside + len + 1;
+            let inner = text[inside..inside + len].trim();
+            if inner == "$" {
+                literal.push('$');
+                continue;
+            }
+            match Path::parse(inner) {
+                Some(path) => {
+                    if !literal.is_empty() {
+                        parts.push(Part::Literal(std::mem::take(&mut literal)));
+                    }
+                    parts.push(Part::Placeholder(path));
+                }
+                None => diagnostics.push(
+                    Diagnostic::error(Span::new(start, at), "this placeholder is not a path to a value")
+                        .hint("write ${column.field}, ${column.list[1]}, or ${.} for the whole row"),
+                ),
+            }
+        }
+        literal.push_str(&text[at..]);
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal));
+        }
+        if diagnostics.is_empty() {
+            Ok(Self { text: text.into(), parts })
+        } else {
+            Err(CompileError::new(diagnostics, text))
+        }
+    }
+
+    /// The template as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The paths that it reads, in order.
+    pub fn placeholders(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Placeholder(path) => Some(path),
+            Part::Literal(_) => None,
+        })
+    }
+
+    /// What it says about every row, where it has no placeholders.
+    pub fn literal(&self) -> Option<&str> {
+        match &*self.parts {
+            [] => Some(""),
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Appends the text for a row: texts as they are, null as `null`, arrays and objects as JSON.
+    ///
+    /// # Errors
+    ///
+    /// The first placeholder for which the row has nothing, where `missing` is [`Missing::Refuse`]; `out` then ends
+    /// where it got.
+    pub fn render(&self, row: &Row<'_>, missing: Missing, out: &mut Vec<u8>) -> Result<(), RenderError> {
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                Part::Placeholder(path) => match (with_value(row, path, |v| append(v, out)), missing) {
+                    (true, _) | (false, Missing::Empty) => {}
+                    (false, Missing::Undefined) => out.extend_from_slice(b"undefined"),
+                    (false, Missing::Refuse) => return Err(RenderError { placeholder: path.clone() }),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// The text for a row, as [`Missing::Empty`] says, in `scratch` or where it is already: `${payload}` over
+    /// `SELECT *` is the message's own payload.
+    pub fn render_value<'o>(&self, row: &'o Row<'_>, scratch: &'o mut Vec<u8>) -> Rendered<'o> {
+        scratch.clear();
+        let [Part::Placeholder(path)] = &*self.parts else {
+            // Nothing is refused, so this can't fail.
+            let _ = self.render(row, Missing::Empty, scratch);
+            return Rendered::Bytes(scratch);
+        };
+        if let Some(bytes) = in_place(row, path) {
+            return Rendered::Bytes(bytes);
+        }
+        let mut is_null = false;
+        let there = with_value(row, path, |value| {
+            is_null = matches!(value, Value::Null);
+            append(value, scratch)
+        });
+        match (there, is_null) {
+            (false, _) => Rendered::Undefined,
+            (true, true) => Rendered::Null,
+            (true, false) => Rendered::Bytes(scratch),
+        }
+    }
+}
+
+/// The bytes of a text that the row or its event holds.
+fn in_place<'o>(row: &'o Row<'_>, path: &Path) -> Option<&'o [u8]> {
+    if !path.steps().is_empty() {
+        return None;
+    }
+    match row.computed(path.root()) {
+        Some(Value::Str(text)) => Some(text.as_bytes()),
+        Some(Value::Bytes(bytes)) => Some(bytes),
+        Some(_) => None,
+        None if row.has_star() && path.root() == "payload" => row.event().raw_payload(),
+        None => None,
+    }
+}
+
+fn append(value: &Value<'_>, out: &mut Vec<u8>) -> bool {
+    let there = !value.is_undefined();
+    if there {
+        value.write_text(out);
+    }
+    there
+}
+
+fn with_value(row: &Row<'_>, path: &Path, then: impl FnOnce(&Value<'_>) -> bool) -> bool {
+    if path.is_whole_row() {
+        let mut json = Vec::new();
+        row.write_json(&mut json);
+        return then(&Value::Bytes(Cow::Owned(json)));
+    }
+    if path.steps().is_empty() {
+        if let Some(value) = row.computed(path.root()) {
+            return then(value);
+        }
+        if row.has_star()
+            && path.root() == "payload"
+            && let Some(payload) = row.event().raw_payload()
+        {
+            return then(&Value::Bytes(payload.into()));
+        }
+    }
+    then(&row.lookup(path))
+}
