@@ -33,7 +33,7 @@ pub enum Fault {
         /// The four bits.
         flags: u8,
     },
-    /// A PUBLISH with both QoS bits set, or a will or a subscription that asks for QoS 3.
+    /// A PUBLISH or a will with both QoS bits set.
     #[error("QoS 3")]
     QoS3,
     /// DUP on a PUBLISH of QoS 0.
@@ -110,6 +110,9 @@ pub enum Fault {
     /// A SUBSCRIBE or UNSUBSCRIBE without filters, a SUBACK or UNSUBACK without codes.
     #[error("empty payload")]
     EmptyPayload,
+    /// A subscription that asks for QoS 3.
+    #[error("subscription with QoS 3")]
+    SubscriptionQoS3,
     /// Retain Handling 3.
     #[error("retain handling 3")]
     RetainHandling3,
@@ -245,6 +248,7 @@ impl Fault {
             | Self::WrongDirection
             | Self::ZeroPacketId
             | Self::EmptyPayload
+            | Self::SubscriptionQoS3
             | Self::RetainHandling3
             | Self::NoLocalOnShared
             | Self::DuplicateProperty { .. }
@@ -368,7 +372,6 @@ impl DecodeError {
             },
             Fault::QoS3 => match self.packet {
                 Some(P::Connect) => "MQTT5-3.1.2-12",
-                Some(P::Subscribe) => "MQTT5-3.8.3.1",
                 _ => "MQTT5-3.3.1-4",
             },
             Fault::DupWithQoS0 => "MQTT5-3.3.1-2",
@@ -407,7 +410,7 @@ impl DecodeError {
                 Some(P::UnsubAck) => "MQTT5-3.11.3-1",
                 _ => "MQTT5-3.8.3-2",
             },
-            Fault::RetainHandling3 => "MQTT5-3.8.3.1",
+            Fault::SubscriptionQoS3 | Fault::RetainHandling3 => "MQTT5-3.8.3.1",
             Fault::NoLocalOnShared => "MQTT5-3.8.3-4",
             Fault::PropertyValue { property } => match property {
                 Property::TopicAlias => "MQTT5-3.3.2-8",
@@ -455,7 +458,6 @@ impl DecodeError {
             },
             Fault::QoS3 => match self.packet {
                 Some(P::Connect) => "MQTT311-3.1.2-14",
-                Some(P::Subscribe) => "MQTT311-3-8.3-4",
                 _ => "MQTT311-3.3.1-4",
             },
             Fault::DupWithQoS0 => "MQTT311-3.3.1-2",
@@ -466,7 +468,8 @@ impl DecodeError {
             Fault::WillFlagsWithoutWill => "MQTT311-3.1.2-11",
             Fault::PasswordWithoutUserName => "MQTT311-3.1.2-22",
             Fault::ReservedConnAckFlags { .. } => "MQTT311-3.2.2.1",
-            Fault::ReservedSubscriptionOptions { .. } => "MQTT311-3-8.3-4",
+            // Printed so: the first hyphen is the specification's.
+            Fault::ReservedSubscriptionOptions { .. } | Fault::SubscriptionQoS3 => "MQTT311-3-8.3-4",
             Fault::FirstPacketNotConnect => "MQTT311-3.1.0-1",
             Fault::SecondConnect => "MQTT311-3.1.0-2",
             Fault::ZeroPacketId => "MQTT311-2.3.1-1",

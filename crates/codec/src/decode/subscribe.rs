@@ -64,7 +64,7 @@ fn options(byte: u8, version: Version) -> Result<SubscribeOptions, Fault> {
         return Err(Fault::ReservedSubscriptionOptions { options: byte });
     }
     Ok(SubscribeOptions {
-        qos: QoS::from_u8(byte & 0b11).ok_or(Fault::QoS3)?,
+        qos: QoS::from_u8(byte & 0b11).ok_or(Fault::SubscriptionQoS3)?,
         no_local: byte & 0b0100 != 0,
         retain_as_published: byte & 0b1000 != 0,
         retain_handling: RetainHandling::from_u8((byte >> 4) & 0b11).ok_or(Fault::RetainHandling3)?,
