@@ -1,1 +1,25 @@
-//! Scripted peers, ledgers and servers for the tests of the workspace.
+//! What the tests of the workspace share: a real Kafka, the broker's binary, scripted MQTT peers, and ledgers that
+//! count loss, duplicates and order. Unpublished; it may depend on any crate of the workspace.
+//!
+//! It is not part of the product, and nothing in it stands in for a part of the product.
+//!
+//! ```
+//! use tidegate_testkit::ledger::{Found, Ledger, Payload, Verifier};
+//!
+//! let ledger = Ledger::new();
+//! ledger.sent("device-1", 0);
+//! ledger.acknowledged("device-1", 0);
+//!
+//! let value = Payload { publisher: "device-1".into(), seq: 0, sent_ns: 0 }.encode(1024);
+//! let mut verifier = Verifier::new(&ledger);
+//! verifier.record(Found { partition: 3, offset: 0, key: Some(b"device-1"), value: &value });
+//! assert!(verifier.finish().is_exact());
+//! ```
+//!
+//! - [`ledger`]: who was promised what, against what a log holds
+//! - [`kafka`]: Apache Kafka from Maven Central's jars, started, killed and restarted
+//! - [`process`]: the `tidegate` binary on free ports in its own folder
+
+pub mod kafka;
+pub mod ledger;
+pub mod process;

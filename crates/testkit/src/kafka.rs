@@ -1,0 +1,330 @@
+//! A real Apache Kafka for tests: the repository's `scripts/kafka`, held by a value that ends it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{env, fs, io};
+
+use crate::ledger::Found;
+
+/// Why a real Kafka could not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KafkaError {
+    /// The script, or one of Kafka's tools, failed; with what it printed.
+    #[error("scripts/kafka {command} failed ({status}):\n{stderr}")]
+    Script {
+        /// The arguments.
+        command: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// Its standard error.
+        stderr: String,
+    },
+    /// A tool printed what this module does not understand.
+    #[error("unexpected output of scripts/kafka {command}: {text}")]
+    Output {
+        /// The arguments.
+        command: String,
+        /// The line, or what is missing.
+        text: String,
+    },
+    /// The script could not be run or its folder not be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// One node of Apache Kafka on 127.0.0.1, in a temporary folder. Dropping it ends the process and deletes the folder.
+///
+/// Every method blocks for as long as Kafka takes (a start is about four seconds, a tool one); in an async test call
+/// them through `tokio::task::spawn_blocking`. They take `&self`, so that one task can kill what another publishes to.
+#[derive(Debug)]
+pub struct RealKafka {
+    dir: PathBuf,
+    bootstrap: String,
+}
+
+impl RealKafka {
+    /// Starts an instance with the script's defaults, and returns when it serves.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when the jars cannot be fetched or the server does not start.
+    pub fn start() -> Result<Self, KafkaError> {
+        Self::start_with(&[])
+    }
+
+    /// As [`start`](Self::start), with further options of `scripts/kafka start`: `--partitions`, `--auto-create`,
+    /// `--set KEY=VALUE`.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when the jars cannot be fetched or the server does not start.
+    pub fn start_with(options: &[&str]) -> Result<Self, KafkaError> {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let dir = env::temp_dir().join(format!("tidegate-kafka-{}-{number}", std::process::id()));
+        // Made before it is started, so that a start that fails half-way is cleaned up by the drop.
+        let mut kafka = Self { dir, bootstrap: String::new() };
+        let lines = kafka.script("start", options)?;
+        kafka.bootstrap = field(&lines, "bootstrap")?;
+        Ok(kafka)
+    }
+
+    /// The address of its listener: `127.0.0.1:PORT`. It stays over restarts.
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// The folder with its configuration, data and log.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The process id, while it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError::Script`] when it does not run.
+    pub fn pid(&self) -> Result<u32, KafkaError> {
+        let lines = self.script("status", NO_ARGS)?;
+        let pid = field(&lines, "pid")?;
+        pid.parse().map_err(|_| KafkaError::Output { command: "status".into(), text: pid })
+    }
+
+    /// Shuts it down in order.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when the script fails.
+    pub fn stop(&self) -> Result<(), KafkaError> {
+        self.script("stop", NO_ARGS).map(drop)
+    }
+
+    /// Ends it with SIGKILL.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when the script fails.
+    pub fn kill(&self) -> Result<(), KafkaError> {
+        self.script("kill", NO_ARGS).map(drop)
+    }
+
+    /// Starts it again on the same port and data, and returns when it serves.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when it does not start.
+    pub fn restart(&self) -> Result<(), KafkaError> {
+        self.script("restart", NO_ARGS).map(drop)
+    }
+
+    /// Stops the process in its tracks (SIGSTOP): its connections stay open and nothing answers.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when it does not run.
+    pub fn freeze(&self) -> Result<(), KafkaError> {
+        self.signal("-STOP")
+    }
+
+    /// Lets a frozen process go on (SIGCONT).
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when it does not run.
+    pub fn thaw(&self) -> Result<(), KafkaError> {
+        self.signal("-CONT")
+    }
+
+    /// Creates a topic; `configs` are Kafka's topic settings as `KEY=VALUE`.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError::Script`] when Kafka refuses.
+    pub fn create_topic(&self, topic: &str, partitions: u32, configs: &[&str]) -> Result<(), KafkaError> {
+        let partitions = partitions.to_string();
+        let mut args = vec![topic, partitions.as_str()];
+        args.extend(configs.iter().flat_map(|config| ["--config", config]));
+        self.script("create", &args).map(drop)
+    }
+
+    /// Returns the end offset of each partition, as Kafka's own `GetOffsetShell` tells it.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when the topic does not exist or Kafka does not answer.
+    pub fn end_offsets(&self, topic: &str) -> Result<BTreeMap<i32, i64>, KafkaError> {
+        let lines = self.script("offsets", &[topic])?;
+        let lines = String::from_utf8_lossy(&lines);
+        lines.lines().map(|line| parse_offset(topic, line).ok_or_else(|| output("offsets", line))).collect()
+    }
+
+    /// Returns the sum of the end offsets: how many records were ever appended, control records included.
+    ///
+    /// # Errors
+    ///
+    /// As [`end_offsets`](Self::end_offsets).
+    pub fn record_count(&self, topic: &str) -> Result<u64, KafkaError> {
+        Ok(self.end_offsets(topic)?.values().map(|&end| u64::try_from(end).unwrap_or(0)).sum())
+    }
+
+    /// Returns every committed record of a topic, as Kafka's own console consumer reads them: partition by partition
+    /// in the order of offsets, partitions interleaved.
+    ///
+    /// Keys and values may be any bytes but those of the separators, 0x1F and 0x1E.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when Kafka does not answer or gives fewer records than its offsets promise within ten seconds.
+    pub fn records(&self, topic: &str) -> Result<Vec<Record>, KafkaError> {
+        let count = self.record_count(topic)?;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let count = count.to_string();
+        let text = self.script(
+            "consume",
+            &[
+                topic,
+                "--max-messages",
+                &count,
+                "--timeout-ms",
+                "10000",
+                "--isolation-level",
+                "read_committed",
+                "--formatter-property",
+                "print.partition=true",
+                "--formatter-property",
+                "print.offset=true",
+                "--formatter-property",
+                "print.key=true",
+                "--formatter-property",
+                "null.literal=\u{1d}",
+                "--formatter-property",
+                "key.separator=\u{1f}",
+                "--formatter-property",
+                "line.separator=\u{1e}",
+            ],
+        )?;
+        let records = text
+            .split(|&byte| byte == 0x1e)
+            .filter(|line| !line.is_empty())
+            .map(|line| Record::parse(line).ok_or_else(|| output("consume", &String::from_utf8_lossy(line))))
+            .collect::<Result<Vec<_>, _>>()?;
+        if records.len().to_string() != count {
+            return Err(output(
+                "consume",
+                &format!("{} records where offsets promise {count}", records.len()),
+            ));
+        }
+        Ok(records)
+    }
+
+    fn signal(&self, signal: &str) -> Result<(), KafkaError> {
+        let pid = self.pid()?.to_string();
+        run(Command::new("kill").args([signal, &pid]), &format!("(kill {signal})")).map(drop)
+    }
+
+    fn script<A: AsRef<OsStr>>(&self, command: &str, args: &[A]) -> Result<Vec<u8>, KafkaError> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kafka");
+        run(Command::new(script).arg(command).arg("--dir").arg(&self.dir).args(args), command)
+    }
+}
+
+impl Drop for RealKafka {
+    fn drop(&mut self) {
+        // A failing drop must not hide the test's own failure; whoever looks finds the folder.
+        if self.script("remove", NO_ARGS).is_err() {
+            let _ = fs::write(self.dir.join("could-not-be-removed"), b"");
+        }
+    }
+}
+
+const NO_ARGS: &[&str] = &[];
+
+/// A record that was read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Partition of the topic.
+    pub partition: i32,
+    /// Offset in the partition.
+    pub offset: i64,
+    /// Key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Value; empty for a tombstone too.
+    pub value: Vec<u8>,
+}
+
+impl Record {
+    /// Returns the view that a [`Verifier`](crate::ledger::Verifier) takes.
+    pub fn found(&self) -> Found<'_> {
+        Found { partition: self.partition, offset: self.offset, key: self.key.as_deref(), value: &self.value }
+    }
+
+    /// Reads `Partition:P 0x1F Offset:O 0x1F KEY 0x1F VALUE`, in which 0x1D alone stands for null.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.splitn(4, |&byte| byte == 0x1f);
+        let partition = number(fields.next()?, "Partition:")?;
+        let offset = number(fields.next()?, "Offset:")?;
+        let mut bytes = || fields.next().map(|field| (field != [0x1d]).then(|| field.to_vec()));
+        let key = bytes()?;
+        let value = bytes()?.unwrap_or_default();
+        Some(Self { partition, offset, key, value })
+    }
+}
+
+fn number<T: std::str::FromStr>(field: &[u8], label: &str) -> Option<T> {
+    std::str::from_utf8(field).ok()?.strip_prefix(label)?.parse().ok()
+}
+
+fn parse_offset(topic: &str, line: &str) -> Option<(i32, i64)> {
+    let (partition, offset) = line.strip_prefix(topic)?.strip_prefix(':')?.split_once(':')?;
+    Some((partition.parse().ok()?, offset.parse().ok()?))
+}
+
+fn field(lines: &[u8], name: &str) -> Result<String, KafkaError> {
+    let text = String::from_utf8_lossy(lines);
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.map(str::to_owned).ok_or_else(|| output("start", &format!("no {name}= in {text:?}")))
+}
+
+fn output(command: &str, text: &str) -> KafkaError {
+    KafkaError::Output { command: command.into(), text: text.into() }
+}
+
+fn run(command: &mut Command, name: &str) -> Result<Vec<u8>, KafkaError> {
+    let output = command.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(KafkaError::Script { command: name.into(), status: output.status, stderr })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_console_consumer_is_a_record() {
+        let record = Record::parse(b"Partition:3\x1fOffset:12\x1fkey\x1fa\x1fb\n").unwrap();
+        assert_eq!(
+            record,
+            Record { partition: 3, offset: 12, key: Some(b"key".into()), value: b"a\x1fb\n".into() }
+        );
+        let null = Record::parse(b"Partition:0\x1fOffset:0\x1f\x1d\x1f\x1d").unwrap();
+        assert_eq!(null, Record { partition: 0, offset: 0, key: None, value: Vec::new() });
+        let empty = Record::parse(b"Partition:0\x1fOffset:0\x1f\x1f").unwrap();
+        assert_eq!(empty.key, Some(Vec::new()));
+        assert_eq!(Record::parse(b"Processed a total of 3 messages"), None);
+    }
+
+    #[test]
+    fn a_line_of_the_offset_shell_is_a_partition_and_its_end() {
+        assert_eq!(parse_offset("a:b", "a:b:15:1234"), Some((15, 1234)));
+        assert_eq!(parse_offset("t", "t:0:"), None, "a partition without a leader has no end offset");
+    }
+}
