@@ -1,0 +1,651 @@
+//! One client's connection: a task that reads, lets the session decide, and writes, once each per turn.
+//!
+//! An idle connection owns a session and no buffers: reading and writing use buffers of the thread that runs the task.
+//! Only what a turn leaves behind (half a packet, bytes that the socket did not take, a record that a full sink gave
+//! back) is copied into buffers of the connection's own, and freed when it is done.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tidegate_codec::{
+    Answer, DecodeError, Decoded, Decoder, Packet, ReasonCode, RetainHandling, Subscribe, Unsubscribe,
+    Version,
+};
+use tidegate_session::{Ended, Input, Session, Start, Token, Violation, Welcome};
+use tidegate_sink::{Outcome, Settle};
+use tidegate_topic::SubscriptionFilter;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Sleep;
+
+use crate::broker::{Core, now};
+use crate::entry::{Entry, Kick};
+use crate::fanout::Wanted;
+use crate::listener::Peer;
+use crate::pipeline::{Origin, Stalled};
+use crate::replay::Replay;
+use crate::takeover::Owned;
+use crate::turn::{self, Turn, Work};
+
+/// Reads, each with its answers, that a connection makes before it lets others run.
+const READS_PER_POLL: usize = 4;
+
+/// The shortest time to the next look at a keep-alive.
+const MIN_TIMER: Duration = Duration::from_secs(1);
+
+/// How long a last DISCONNECT may take to leave.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a conversation ended, as the counter names it.
+#[derive(Debug)]
+enum Cause {
+    Client,
+    ConnectionLost,
+    KeepAlive,
+    Decode(DecodeError),
+    Violation(Violation),
+    Kicked(Kick),
+    /// A sink could not say that a record is safe, or refused it for good and the version has no word for it.
+    Unacknowledgeable,
+}
+
+impl Cause {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::ConnectionLost => "connection_lost",
+            Self::KeepAlive => "keep_alive",
+            Self::Decode(_) => "malformed",
+            Self::Violation(_) => "protocol_error",
+            Self::Kicked(Kick::TakenOver(_)) => "taken_over",
+            Self::Kicked(Kick::Shutdown) => "shutdown",
+            Self::Unacknowledgeable => "unacknowledgeable",
+        }
+    }
+}
+
+/// Serves one connection from its first byte to its last.
+pub(crate) async fn serve<S>(core: Arc<Core>, mut stream: S, peer: Peer)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    // Boxed, so that what only the beginning needs does not stay with an idle connection.
+    let opening = Box::pin(async {
+        tokio::select! {
+            opened = open(&core, &mut stream, peer) => opened,
+            () = core.stopped() => Err(Unopened::Stopping),
+        }
+    });
+    match opening.await {
+        Ok(opened) => {
+            let mut connection = Connection::new(core, stream, peer, opened);
+            let cause = poll_fn(|cx| connection.poll(cx)).await;
+            Box::pin(connection.finish(cause)).await;
+        }
+        Err(unopened) => {
+            core.metrics.connections_refused.with_label_values(&[unopened.name()]).inc();
+            if let Unopened::Malformed(answer) | Unopened::Refused(answer) = unopened {
+                Box::pin(say_goodbye(&mut stream, &answer)).await;
+            }
+        }
+    }
+}
+
+/// What a CONNECT that was accepted leads to.
+struct Opened {
+    entry: Arc<Entry>,
+    session: Session,
+    decoder: Decoder,
+    username: Option<Box<str>>,
+    /// CONNACK and whatever the session had waiting.
+    unsent: Vec<u8>,
+    /// Bytes that came behind CONNECT.
+    backlog: Vec<u8>,
+}
+
+/// Why no session began.
+enum Unopened {
+    Closed,
+    Timeout,
+    Stopping,
+    /// With the CONNACK that says why, where the version has one.
+    Malformed(Vec<u8>),
+    /// The same.
+    Refused(Vec<u8>),
+}
+
+/// Why there is no CONNECT.
+enum Unread {
+    Closed,
+    Malformed(DecodeError),
+}
+
+impl Unopened {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Timeout => "timeout",
+            Self::Stopping => "stopping",
+            Self::Malformed(_) => "malformed",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+/// Reads CONNECT, decides, and takes the session over.
+async fn open<S>(core: &Arc<Core>, stream: &mut S, peer: Peer) -> Result<Opened, Unopened>
+where
+    S: AsyncRead + Unpin,
+{
+    let mut decoder = core.decoder();
+    let mut bytes = Vec::new();
+    // One deadline from accept to the last byte of CONNECT, so that a trickle does not renew it.
+    let read = read_connect(stream, &decoder, &mut bytes);
+    let consumed = match tokio::time::timeout(core.config.connect_timeout, read).await {
+        Ok(Ok(consumed)) => consumed,
+        Ok(Err(Unread::Malformed(error))) => {
+            tracing::debug!(peer = ?peer.address, %error, "not a CONNECT that can be answered");
+            let mut answer = Vec::new();
+            if let Answer::ConnAck { version, reason } = error.answer() {
+                tidegate_session::refuse(version, reason, &mut answer);
+            }
+            return Err(Unopened::Malformed(answer));
+        }
+        Ok(Err(Unread::Closed)) => return Err(Unopened::Closed),
+        Err(_elapsed) => return Err(Unopened::Timeout),
+    };
+    let Ok(Decoded::Packet { packet: Packet::Connect(connect), .. }) = decoder.decode(&bytes) else {
+        return Err(Unopened::Closed);
+    };
+    decoder.set_version(connect.version);
+    if let Err(refusal) = tidegate_session::check_connect(&connect, &core.config.limits) {
+        tracing::debug!(peer = ?peer.address, client_id = ?connect.client_id, %refusal, "CONNECT refused");
+        let mut answer = Vec::new();
+        tidegate_session::refuse(connect.version, refusal.reason_code(), &mut answer);
+        return Err(Unopened::Refused(answer));
+    }
+    let assigned = connect.client_id.is_empty().then(assign_client_id);
+    let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+    let start = if connect.clean_start { Start::Clean } else { Start::Resume };
+    let Owned { entry, mut session, state, will } = core.own(client_id, start).await;
+    if let Some(will) = will {
+        let (core, entry) = (Arc::clone(core), Arc::clone(&entry));
+        tokio::spawn(async move { core.publish_will(&entry.client_id, will).await });
+    }
+    let mut unsent = Vec::new();
+    let welcome = Welcome { state, assigned_client_id: assigned.as_deref() };
+    session.connect(&connect, welcome, now(), &mut unsent);
+    tracing::debug!(peer = ?peer.address, client_id, version = ?connect.version, ?state, "connected");
+    Ok(Opened {
+        entry,
+        session,
+        decoder,
+        username: connect.username.map(Into::into),
+        unsent,
+        backlog: bytes[consumed..].to_vec(),
+    })
+}
+
+/// A client id for a client that brought none. Random, so that nobody can guess it and take the session over.
+fn assign_client_id() -> String {
+    format!("tidegate-{}", uuid::Uuid::new_v4().simple())
+}
+
+/// Reads until `bytes` begins with a whole CONNECT and returns its length.
+async fn read_connect<S>(stream: &mut S, decoder: &Decoder, bytes: &mut Vec<u8>) -> Result<usize, Unread>
+where
+    S: AsyncRead + Unpin,
+{
+    loop {
+        match decoder.decode(bytes) {
+            Ok(Decoded::Packet { len, .. }) => return Ok(len),
+            Ok(Decoded::Incomplete { .. }) => {}
+            Err(error) => return Err(Unread::Malformed(error)),
+        }
+        let read = poll_fn(|cx| {
+            turn::with(|turn| {
+                let mut buffer = ReadBuf::new(&mut turn.read);
+                Pin::new(&mut *stream).poll_read(cx, &mut buffer).map_ok(|()| {
+                    bytes.extend_from_slice(buffer.filled());
+                    buffer.filled().len()
+                })
+            })
+        });
+        match read.await {
+            Ok(0) | Err(_) => return Err(Unread::Closed),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Writes a last packet and closes; a peer that does not read it does not hold us up.
+async fn say_goodbye<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
+    let farewell = async {
+        stream.write_all(bytes).await?;
+        stream.shutdown().await
+    };
+    // Nobody waits for the outcome: the peer may be gone already, which is what we want anyway.
+    let _: Result<io::Result<()>, _> = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+}
+
+/// Whether a turn did something, so that it is worth to look again before the task waits.
+enum Progress {
+    Some,
+    None,
+}
+
+struct Connection<S> {
+    core: Arc<Core>,
+    stream: S,
+    entry: Arc<Entry>,
+    /// `Entry` as what sinks settle with; kept so that an acknowledgement costs one count, not a conversion.
+    settle: Arc<dyn Settle>,
+    session: Session,
+    decoder: Decoder,
+    username: Option<Box<str>>,
+    peer: Peer,
+    /// Bytes read and not yet handled: the beginning of a packet, or all that a stall left.
+    backlog: Vec<u8>,
+    /// Bytes that the socket did not take, from `sent` on.
+    unsent: Vec<u8>,
+    sent: usize,
+    /// The session was told that the socket is slow.
+    was_congested: bool,
+    /// Whole packets wait in `backlog` until the window of a 3.x client has room.
+    paused: bool,
+    /// Records that a full sink gave back: nothing more is read until they are taken.
+    stalled: Option<Box<Stalled>>,
+    /// Retained messages on their way to a new subscription.
+    replay: Option<Box<Replay>>,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// A shutdown: nothing more is read, and the conversation ends when nothing is owed or at this time.
+    drain_until: Option<Instant>,
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    fn new(core: Arc<Core>, stream: S, peer: Peer, opened: Opened) -> Self {
+        let Opened { entry, session, decoder, username, unsent, backlog } = opened;
+        Self {
+            settle: Arc::clone(&entry) as Arc<dyn Settle>,
+            core,
+            stream,
+            entry,
+            session,
+            decoder,
+            username,
+            peer,
+            // Packets may have come right behind CONNECT.
+            paused: !backlog.is_empty(),
+            backlog,
+            unsent,
+            sent: 0,
+            was_congested: false,
+            stalled: None,
+            replay: None,
+            timer: None,
+            drain_until: None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
+        turn::with(|Turn { read, work }| {
+            work.out.clear();
+            let mut ended = self.poll_turns(cx, read, work);
+            if self.poll_write(cx, work).is_err() && ended.is_pending() {
+                ended = Poll::Ready(Cause::ConnectionLost);
+            }
+            ended
+        })
+    }
+
+    fn poll_turns(&mut self, cx: &mut Context<'_>, read: &mut [u8], work: &mut Work) -> Poll<Cause> {
+        let now = now();
+        for _ in 0..READS_PER_POLL {
+            let turn = self.take_inbox(cx, work, now).and_then(|()| self.poll_input(cx, read, work, now));
+            work.rules.touched.flush();
+            match turn {
+                Err(cause) => return Poll::Ready(cause),
+                Ok(_) if self.poll_write(cx, work).is_err() => return Poll::Ready(Cause::ConnectionLost),
+                Ok(Progress::Some) => {}
+                Ok(Progress::None) => return self.poll_timer(cx, now),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Acknowledgements from sinks, messages from publishers, and whether we are asked to leave.
+    fn take_inbox(&mut self, cx: &Context<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
+        let kick = self.entry.collect(cx.waker(), &mut work.settled, &mut work.deliveries);
+        for settled in work.settled.drain(..) {
+            let token = Token::from(settled.token);
+            if let Outcome::Rejected(rejection) = settled.outcome {
+                self.core.metrics.count_rejection(rejection);
+            }
+            match settled.outcome {
+                Outcome::Delivered => {
+                    if self.session.acknowledge(token, ReasonCode::Success, &mut work.out) {
+                        self.core.metrics.acknowledged.inc();
+                    }
+                }
+                Outcome::Rejected(_) if self.session.version() == Some(Version::V5) => {
+                    self.session.acknowledge(token, ReasonCode::ImplementationSpecificError, &mut work.out);
+                }
+                Outcome::Rejected(_) | Outcome::Lost => {
+                    self.session.forget(token);
+                    return Err(Cause::Unacknowledgeable);
+                }
+            }
+        }
+        for delivery in work.deliveries.drain(..) {
+            self.session.deliver(delivery, now, &mut work.out);
+        }
+        if !self.is_congested() {
+            if self.was_congested {
+                self.was_congested = false;
+                self.session.set_congested(false);
+                self.session.resume_sending(now, &mut work.out);
+            }
+            if let Some(replay) = &mut self.replay {
+                replay.deliver(&mut self.session, now, &mut work.out);
+                if replay.is_done() {
+                    self.replay = None;
+                }
+            }
+        }
+        self.core.metrics.count_drops(self.session.take_dropped());
+        match kick {
+            Some(Kick::TakenOver(start)) => Err(Cause::Kicked(Kick::TakenOver(start))),
+            Some(Kick::Shutdown) => self.drain(now),
+            None => Ok(()),
+        }
+    }
+
+    fn drain(&mut self, now: Instant) -> Result<(), Cause> {
+        let until = *self.drain_until.get_or_insert(now + self.core.config.drain_timeout);
+        // A record that no sink has taken yet was not acknowledged: its device sends it again.
+        if self.session.unsettled() == 0 || self.stalled.is_some() || now >= until {
+            return Err(Cause::Kicked(Kick::Shutdown));
+        }
+        Ok(())
+    }
+
+    /// One read and all packets in it, or what an earlier turn left.
+    fn poll_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: &mut [u8],
+        work: &mut Work,
+        now: Instant,
+    ) -> Result<Progress, Cause> {
+        if let Some(stalled) = &mut self.stalled {
+            if stalled.poll(cx).is_pending() {
+                return Ok(Progress::None);
+            }
+            self.stalled = None;
+            // We were not listening: the client's silence is not held against it.
+            self.session.touch(now);
+            return self.handle_backlog(work, now).map(|()| Progress::Some);
+        }
+        if self.drain_until.is_some() || self.is_congested() || self.session.window_is_full() {
+            return Ok(Progress::None);
+        }
+        if self.paused {
+            self.paused = false;
+            self.session.touch(now);
+            self.handle_backlog(work, now)?;
+            return Ok(Progress::Some);
+        }
+        let mut buffer = ReadBuf::new(read);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => Ok(Progress::None),
+            Poll::Ready(Err(_)) => Err(Cause::ConnectionLost),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Cause::ConnectionLost),
+            Poll::Ready(Ok(())) => {
+                let bytes = buffer.filled();
+                self.core.metrics.received_bytes.inc_by(bytes.len() as u64);
+                self.session.touch(now);
+                if self.backlog.is_empty() {
+                    let consumed = self.handle(bytes, work, now)?;
+                    self.backlog.extend_from_slice(&bytes[consumed..]);
+                } else {
+                    self.backlog.extend_from_slice(bytes);
+                    self.handle_backlog(work, now)?;
+                }
+                Ok(Progress::Some)
+            }
+        }
+    }
+
+    fn handle_backlog(&mut self, work: &mut Work, now: Instant) -> Result<(), Cause> {
+        let mut bytes = std::mem::take(&mut self.backlog);
+        let consumed = self.handle(&bytes, work, now)?;
+        if consumed < bytes.len() {
+            bytes.drain(..consumed);
+            self.backlog = bytes;
+        }
+        Ok(())
+    }
+
+    /// Handles the packets at the front of `bytes` until they are used up, cut off, or must wait. Returns how many
+    /// bytes were handled.
+    fn handle(&mut self, bytes: &[u8], work: &mut Work, now: Instant) -> Result<usize, Cause> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let (packet, len) = match self.decoder.decode(&bytes[at..]).map_err(Cause::Decode)? {
+                Decoded::Packet { packet, len } => (packet, len),
+                Decoded::Incomplete { .. } => break,
+            };
+            at += len;
+            self.handle_packet(packet, work, now)?;
+            if self.stalled.is_some() {
+                self.core.metrics.stalls.inc();
+                break;
+            }
+            if self.session.window_is_full() {
+                // 3.1.1 has no Receive Maximum: the rest waits here and in the client's socket.
+                self.paused = true;
+                break;
+            }
+        }
+        Ok(at)
+    }
+
+    fn handle_packet(&mut self, packet: Packet<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
+        match self.session.handle_packet(packet, now, &mut work.out).map_err(Cause::Violation)? {
+            Input::Handled => {}
+            Input::Publish(inbound) => {
+                let token = inbound.token;
+                let origin = Origin {
+                    client_id: &self.entry.client_id,
+                    username: self.username.as_deref(),
+                    peer: self.peer.address,
+                    settle: token.map(|token| (&self.settle, token)),
+                };
+                let routed = self.core.route(
+                    &origin,
+                    Some(&self.entry),
+                    inbound.topic,
+                    &inbound.publish,
+                    &mut work.rules,
+                    now,
+                );
+                self.stalled = routed.stalled;
+                if let Some((token, reason)) = token.zip(routed.answer)
+                    && self.session.acknowledge(token, reason, &mut work.out)
+                {
+                    self.core.metrics.acknowledged.inc();
+                }
+            }
+            Input::Subscribe(request) => self.subscribe(&request, work),
+            Input::Unsubscribe(request) => self.unsubscribe(&request, work),
+            Input::Disconnect => return Err(Cause::Client),
+        }
+        Ok(())
+    }
+
+    /// Grants what can be granted, answers, and then sends what is retained ([MQTT5-3.8.4-4]).
+    fn subscribe(&mut self, request: &Subscribe<'_>, work: &mut Work) {
+        let mut results = Vec::with_capacity(request.filters.len());
+        let mut replay = self.replay.take().unwrap_or_default();
+        let mut room = self.session.subscriptions_left();
+        for asked in &request.filters {
+            let filter = match SubscriptionFilter::parse(asked.filter) {
+                Ok(SubscriptionFilter::Plain(filter)) => filter,
+                Ok(SubscriptionFilter::Shared { .. }) => {
+                    results.push(Err(ReasonCode::SharedSubscriptionsNotSupported));
+                    continue;
+                }
+                Err(_) => {
+                    results.push(Err(ReasonCode::TopicFilterInvalid));
+                    continue;
+                }
+            };
+            let is_new = self.session.subscription(asked.filter).is_none();
+            if is_new && room == 0 {
+                results.push(Err(ReasonCode::QuotaExceeded));
+                continue;
+            }
+            room -= usize::from(is_new);
+            let mut options = asked.options;
+            options.qos = options.qos.min(self.core.config.limits.max_qos);
+            let wanted = Wanted { options, identifier: request.subscription_identifier };
+            self.core.fanout.subscribe(filter, &self.entry, wanted, &self.core.metrics);
+            results.push(Ok(options.qos));
+            let wants_retained = match options.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => is_new,
+                RetainHandling::DoNotSend => false,
+            };
+            if wants_retained {
+                replay.push(self.core.fanout.retained(filter), wanted);
+            }
+        }
+        self.session.subscribed(request, &results, &mut work.out);
+        if !replay.is_done() {
+            self.replay = Some(replay);
+        }
+    }
+
+    fn unsubscribe(&mut self, request: &Unsubscribe<'_>, work: &mut Work) {
+        for filter in &request.filters {
+            if let Ok(SubscriptionFilter::Plain(filter)) = SubscriptionFilter::parse(filter) {
+                self.core.fanout.unsubscribe(filter, &self.entry, &self.core.metrics);
+            }
+        }
+        self.session.unsubscribed(request, &mut work.out);
+    }
+
+    /// Whether the client takes its bytes so slowly that nothing more should be made for it.
+    fn is_congested(&self) -> bool {
+        self.unsent.len() - self.sent > self.core.config.write_high_water_bytes
+    }
+
+    /// Writes what the turn made. What the socket does not take is kept for the next time.
+    fn poll_write(&mut self, cx: &mut Context<'_>, work: &mut Work) -> io::Result<()> {
+        if !self.unsent.is_empty() {
+            self.unsent.extend_from_slice(&work.out);
+            work.out.clear();
+        }
+        let from_own = !self.unsent.is_empty();
+        let bytes = if from_own { &self.unsent[self.sent..] } else { &work.out[..] };
+        let mut written = 0;
+        while written < bytes.len() {
+            match Pin::new(&mut self.stream).poll_write(cx, &bytes[written..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => written += count,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        if written > 0 {
+            self.core.metrics.sent_bytes.inc_by(written as u64);
+            // A stream with a buffer of its own, such as TLS, is pushed out; a socket has nothing to flush.
+            if let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(cx) {
+                return Err(error);
+            }
+        }
+        if from_own {
+            self.sent += written;
+            if self.sent == self.unsent.len() {
+                self.unsent = Vec::new();
+                self.sent = 0;
+            } else if self.sent > self.unsent.len() / 2 {
+                self.unsent.drain(..self.sent);
+                self.sent = 0;
+            }
+        } else if written < work.out.len() {
+            self.unsent.extend_from_slice(&work.out[written..]);
+        }
+        work.out.clear();
+        if self.is_congested() && !self.was_congested {
+            self.was_congested = true;
+            self.session.set_congested(true);
+        } else if self.was_congested && !self.is_congested() {
+            // Room again: what waited in the session is made in the next turn.
+            cx.waker().wake_by_ref();
+        }
+        Ok(())
+    }
+
+    /// Ends a conversation whose client has been silent for too long ([MQTT5-3.1.2-22]).
+    ///
+    /// The timer is set once for each keep-alive period, not for each packet: when it fires early, because packets
+    /// came, it is set again.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Cause> {
+        let is_listening = self.stalled.is_none() && !self.paused;
+        let deadline = match (self.drain_until, self.session.deadline()) {
+            (Some(until), _) => until,
+            (None, Some(deadline)) => deadline,
+            (None, None) => return Poll::Pending,
+        };
+        if self.drain_until.is_none() && is_listening && self.session.expired(now) {
+            return Poll::Ready(Cause::KeepAlive);
+        }
+        // While we do not listen the client's silence is ours: look again a while later.
+        let at = deadline.max(now + MIN_TIMER);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
+        if self.drain_until.is_some() {
+            timer.as_mut().reset(at.into());
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            timer.as_mut().reset(at.into());
+        }
+        Poll::Pending
+    }
+
+    /// Brings the session to rest, says why to the client, and publishes its will.
+    async fn finish(mut self, cause: Cause) {
+        let core = Arc::clone(&self.core);
+        core.metrics.disconnects.with_label_values(&[cause.name()]).inc();
+        let now = now();
+        tracing::debug!(client_id = &*self.entry.client_id, ?cause, "disconnected");
+        // Records that no sink has taken are given up: never acknowledged, so their device sends them again.
+        self.stalled = None;
+        let mut out = self.unsent.split_off(self.sent);
+        let ended = match cause {
+            Cause::Client => Ended::ByClient,
+            Cause::ConnectionLost => Ended::ConnectionLost,
+            Cause::KeepAlive => Ended::KeepAliveTimeout,
+            Cause::Decode(error) => Ended::ByServer(error.reason_code()),
+            Cause::Violation(violation) => Ended::Violation(violation),
+            Cause::Kicked(Kick::TakenOver(start)) => Ended::TakenOver(start),
+            Cause::Kicked(Kick::Shutdown) => Ended::ServerShutdown,
+            Cause::Unacknowledgeable => Ended::ByServer(ReasonCode::ImplementationSpecificError),
+        };
+        let farewell = self.session.end(ended, &mut out);
+        core.metrics.count_drops(self.session.take_dropped());
+        let will = core.release(&self.entry, self.session, farewell, now);
+        say_goodbye(&mut self.stream, &out).await;
+        drop(self.stream);
+        if let Some(will) = will {
+            core.publish_will(&self.entry.client_id, will).await;
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! One session of one client id, as the rest of the broker sees it: online behind a mailbox, offline at rest, or gone.
+//!
+//! The session itself is moved, never shared: the connection task owns it while the client is online, this entry while
+//! it is not. Whoever has something for it (a publisher's task a delivery, a sink an acknowledgement) leaves it here.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tidegate_codec::ReasonCode;
+use tidegate_session::{Delivery, DueWill, Session, Start, Token};
+use tidegate_sink::{Outcome, Settle, Settled};
+use tokio::sync::Notify;
+
+/// The rendezvous of a session.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) client_id: Box<str>,
+    /// Held by the one connection that is about to own the session, so that a storm of takeovers queues up fairly.
+    pub(crate) gate: tokio::sync::Mutex<()>,
+    /// Signalled when the session came to rest or is gone.
+    released: Notify,
+    mailbox_messages: usize,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Online(Inbox),
+    Offline(Box<AtRest>),
+    /// The session ended, or a clean start put another entry in this one's place.
+    Gone,
+}
+
+/// A session without a connection.
+#[derive(Debug)]
+pub(crate) struct AtRest {
+    pub(crate) session: Session,
+    /// A will that waits for its delay, and when it is due.
+    pub(crate) will: Option<(DueWill, Instant)>,
+    /// When the session ends; `None` is never.
+    pub(crate) expires_at: Option<Instant>,
+}
+
+/// What others left for a connection task.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    /// Acknowledgements from sinks. Bounded by the session's receive window: each token is settled once.
+    pub(crate) settled: SmallVec<[Settled; 2]>,
+    /// Messages from publishers, at most `mailbox_messages`.
+    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) kick: Option<Kick>,
+    waker: Option<Waker>,
+}
+
+/// Why a connection is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kick {
+    /// Another connection brought the same client id ([MQTT5-3.1.4-3]).
+    TakenOver(Start),
+    /// The broker is shutting down.
+    Shutdown,
+}
+
+/// What became of a delivery that was left at an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Posted {
+    /// In the mailbox of the connection, or wherever the session put it.
+    Taken,
+    /// The connection is too far behind.
+    MailboxFull,
+    /// There is no session any more.
+    Gone,
+}
+
+/// What a new connection finds when it asks for the session.
+pub(crate) enum Claim {
+    AtRest(Box<AtRest>),
+    /// Somebody is online; it was asked to leave. Wait for [`Entry::wait_released`] and claim again.
+    Busy,
+    Gone,
+}
+
+impl Entry {
+    /// An entry that is online from the start, with an empty mailbox.
+    pub(crate) fn online(client_id: &str, mailbox_messages: usize) -> Self {
+        Self {
+            client_id: client_id.into(),
+            gate: tokio::sync::Mutex::const_new(()),
+            released: Notify::const_new(),
+            mailbox_messages,
+            slot: Mutex::new(Slot::Online(Inbox::default())),
+        }
+    }
+
+    /// Leaves a message for the session, wherever it is. Never waits for the subscriber.
+    pub(crate) fn deliver(&self, delivery: Delivery, now: Instant) -> Posted {
+        let waker = {
+            let mut slot = self.slot.lock();
+            match &mut *slot {
+                Slot::Online(inbox) => {
+                    if inbox.deliveries.len() >= self.mailbox_messages {
+                        return Posted::MailboxFull;
+                    }
+                    inbox.deliveries.push(delivery);
+                    inbox.waker.take()
+                }
+                // Nothing is written for an offline session, so the empty buffer stays empty.
+                Slot::Offline(rest) => {
+                    rest.session.deliver(delivery, now, &mut Vec::new());
+                    return Posted::Taken;
+                }
+                Slot::Gone => return Posted::Gone,
+            }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Posted::Taken
+    }
+
+    /// Asks the connection that owns the session, if any, to end.
+    pub(crate) fn kick(&self, kick: Kick) {
+        let waker = match &mut *self.slot.lock() {
+            Slot::Online(inbox) => {
+                // A takeover ends the conversation at once; a shutdown that came first must not hold it up.
+                if !matches!(inbox.kick, Some(Kick::TakenOver(_))) {
+                    inbox.kick = Some(kick);
+                }
+                inbox.waker.take()
+            }
+            _ => None,
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Moves what was left for the connection into `settled` and `deliveries`, and registers `waker` for what follows.
+    pub(crate) fn collect(
+        &self,
+        waker: &Waker,
+        settled: &mut Vec<Settled>,
+        deliveries: &mut Vec<Delivery>,
+    ) -> Option<Kick> {
+        let mut slot = self.slot.lock();
+        let Slot::Online(inbox) = &mut *slot else {
+            return None;
+        };
+        settled.extend(inbox.settled.drain(..));
+        if inbox.settled.spilled() {
+            // A burst is over; an idle connection keeps no buffers.
+            inbox.settled = SmallVec::new();
+        }
+        deliveries.append(&mut std::mem::take(&mut inbox.deliveries));
+        if !inbox.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            inbox.waker = Some(waker.clone());
+        }
+        inbox.kick
+    }
+
+    /// Takes the session for a new connection. The caller holds the gate.
+    pub(crate) fn claim(&self, start: Start) -> Claim {
+        let mut slot = self.slot.lock();
+        match &mut *slot {
+            Slot::Online(inbox) => {
+                inbox.kick = Some(Kick::TakenOver(start));
+                if let Some(waker) = inbox.waker.take() {
+                    waker.wake();
+                }
+                Claim::Busy
+            }
+            Slot::Offline(_) => match std::mem::replace(&mut *slot, Slot::Online(Inbox::default())) {
+                Slot::Offline(rest) => Claim::AtRest(rest),
+                _ => Claim::Gone,
+            },
+            Slot::Gone => Claim::Gone,
+        }
+    }
+
+    /// Waits until the owner let go. Cancel safe.
+    pub(crate) async fn wait_released(&self) {
+        self.released.notified().await;
+    }
+
+    /// Brings the session to rest, with what was still in the mailbox.
+    pub(crate) fn rest(&self, mut rest: Box<AtRest>, now: Instant) {
+        let mut slot = self.slot.lock();
+        if let Slot::Online(inbox) = &mut *slot {
+            for settled in inbox.settled.drain(..) {
+                settle_at_rest(&mut rest.session, settled);
+            }
+            for delivery in inbox.deliveries.drain(..) {
+                let _ = rest.session.deliver(delivery, now, &mut Vec::new());
+            }
+        }
+        *slot = Slot::Offline(rest);
+        drop(slot);
+        self.released.notify_one();
+    }
+
+    /// Ends the entry for good and wakes whoever waited for its session.
+    pub(crate) fn end(&self) {
+        *self.slot.lock() = Slot::Gone;
+        self.released.notify_one();
+    }
+
+    /// What is due for a session at rest: a delayed will, and the session itself when it expired.
+    pub(crate) fn due(&self, now: Instant) -> (Option<DueWill>, Option<Box<AtRest>>) {
+        let mut slot = self.slot.lock();
+        let Slot::Offline(rest) = &mut *slot else {
+            return (None, None);
+        };
+        let expired = rest.expires_at.is_some_and(|at| at <= now);
+        // The will is due at its delay or at the end of the session, whichever is first ([MQTT5-3.1.3-9]).
+        let will = match &rest.will {
+            Some((_, at)) if *at <= now || expired => rest.will.take().map(|(will, _)| will),
+            _ => None,
+        };
+        if !expired {
+            return (will, None);
+        }
+        match std::mem::replace(&mut *slot, Slot::Gone) {
+            Slot::Offline(rest) => (will, Some(rest)),
+            _ => (will, None),
+        }
+    }
+}
+
+fn settle_at_rest(session: &mut Session, settled: Settled) {
+    let token = Token::from(settled.token);
+    match settled.outcome {
+        // The client is not there to read the answer: it asks again after it resumed.
+        Outcome::Delivered => {
+            session.acknowledge(token, ReasonCode::Success, &mut Vec::new());
+        }
+        Outcome::Rejected(_) | Outcome::Lost => session.forget(token),
+    }
+}
+
+impl Settle for Entry {
+    fn settle(&self, settled: &[Settled]) {
+        let waker = match &mut *self.slot.lock() {
+            Slot::Online(inbox) => {
+                inbox.settled.extend_from_slice(settled);
+                inbox.waker.take()
+            }
+            Slot::Offline(rest) => {
+                for settled in settled {
+                    settle_at_rest(&mut rest.session, *settled);
+                }
+                None
+            }
+            Slot::Gone => None,
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// An entry as a key of the subscription tree: identity, not content.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriber(pub(crate) Arc<Entry>);
+
+impl PartialEq for Subscriber {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Subscriber {}
+
+impl Hash for Subscriber {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}

@@ -1,0 +1,72 @@
+//! Where connections come from. TCP is in the box; anything that yields byte streams can stand in its place.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Who is at the other end of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The address of the peer, where there is one (an in-memory stream has none).
+    pub address: Option<SocketAddr>,
+}
+
+/// A source of connections.
+pub trait Listener: Send + 'static {
+    /// A byte stream to one client.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection. Cancel safe: a connection is either returned or still waiting to be accepted.
+    ///
+    /// # Errors
+    /// Whatever the source says. The broker counts it, waits [`ACCEPT_PAUSE`] and asks again, so that running out of
+    /// file descriptors neither ends the broker nor spins.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+}
+
+/// The pause after a failed accept.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Plain TCP with `TCP_NODELAY`: acknowledgements are grouped by us, not by Nagle.
+#[derive(Debug)]
+pub struct Tcp {
+    listener: TcpListener,
+}
+
+impl Tcp {
+    /// A listener over a bound socket.
+    pub fn new(listener: TcpListener) -> Self {
+        Self { listener }
+    }
+
+    /// A listener on `address`; port 0 chooses a free one.
+    ///
+    /// # Errors
+    /// As bind(2): the address is taken, not ours, or not allowed.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        TcpListener::bind(address).await.map(Self::new)
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// As getsockname(2).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Listener for Tcp {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, Peer)> {
+        let (stream, address) = self.listener.accept().await?;
+        // A peer that is already gone fails here; its connection task finds out by itself.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Peer { address: Some(address) }))
+    }
+}

@@ -1,0 +1,188 @@
+//! What the broker counts, in Prometheus' types. The embedder hands in the registry; no label is a client id or a topic.
+
+use prometheus::core::Collector;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use tidegate_session::Dropped;
+use tidegate_sink::Rejection;
+
+/// Counters and gauges of one broker.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub(crate) connections: IntGauge,
+    pub(crate) connections_total: IntCounter,
+    pub(crate) connections_refused: IntCounterVec,
+    pub(crate) accept_errors: IntCounter,
+    pub(crate) disconnects: IntCounterVec,
+    pub(crate) sessions: IntGauge,
+    pub(crate) subscriptions: IntGauge,
+    pub(crate) retained: IntGauge,
+    pub(crate) received_bytes: IntCounter,
+    pub(crate) sent_bytes: IntCounter,
+    pub(crate) received: [IntCounter; 3],
+    pub(crate) acknowledged: IntCounter,
+    pub(crate) delivered: IntCounter,
+    pub(crate) dropped: IntCounterVec,
+    pub(crate) stalls: IntCounter,
+    pub(crate) rule_passed: IntCounterVec,
+    pub(crate) rule_no_match: IntCounterVec,
+    pub(crate) rule_failed: IntCounterVec,
+    pub(crate) rejected: IntCounterVec,
+}
+
+impl Metrics {
+    /// Metrics that are registered with `registry`.
+    ///
+    /// # Errors
+    /// When a metric of the same name is registered already: one registry serves one broker.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let received = counter_vec(
+            registry,
+            "tidegate_messages_received_total",
+            "Application messages from clients, by QoS.",
+            &["qos"],
+        )?;
+        Ok(Self {
+            connections: gauge(registry, "tidegate_connections", "Network connections that are open.")?,
+            connections_total: counter(
+                registry,
+                "tidegate_connections_accepted_total",
+                "Network connections accepted.",
+            )?,
+            connections_refused: counter_vec(
+                registry,
+                "tidegate_connections_refused_total",
+                "Connections that ended before a session began, by reason.",
+                &["reason"],
+            )?,
+            accept_errors: counter(
+                registry,
+                "tidegate_accept_errors_total",
+                "Failures to accept a connection, such as running out of file descriptors.",
+            )?,
+            disconnects: counter_vec(
+                registry,
+                "tidegate_disconnects_total",
+                "Conversations that ended, by cause.",
+                &["cause"],
+            )?,
+            sessions: gauge(registry, "tidegate_sessions", "Sessions, online or at rest.")?,
+            subscriptions: gauge(registry, "tidegate_subscriptions", "Subscriptions of all sessions.")?,
+            retained: gauge(registry, "tidegate_retained_messages", "Retained messages.")?,
+            received_bytes: counter(registry, "tidegate_received_bytes_total", "Bytes read from clients.")?,
+            sent_bytes: counter(registry, "tidegate_sent_bytes_total", "Bytes written to clients.")?,
+            received: ["0", "1", "2"].map(|qos| received.with_label_values(&[qos])),
+            acknowledged: counter(
+                registry,
+                "tidegate_messages_acknowledged_total",
+                "QoS 1 and 2 messages from clients that were answered with a success PUBACK or PUBREC.",
+            )?,
+            delivered: counter(
+                registry,
+                "tidegate_messages_delivered_total",
+                "Deliveries handed to the sessions of subscribers.",
+            )?,
+            dropped: counter_vec(
+                registry,
+                "tidegate_messages_dropped_total",
+                "Deliveries to subscribers that were dropped, by reason.",
+                &["reason"],
+            )?,
+            stalls: counter(
+                registry,
+                "tidegate_publisher_stalls_total",
+                "Times a connection stopped reading because a sink had no room.",
+            )?,
+            rule_passed: counter_vec(
+                registry,
+                "tidegate_rule_passed_total",
+                "Events that a rule selected.",
+                &["rule"],
+            )?,
+            rule_no_match: counter_vec(
+                registry,
+                "tidegate_rule_no_match_total",
+                "Events on a rule's topics for which its WHERE was false.",
+                &["rule"],
+            )?,
+            rule_failed: counter_vec(
+                registry,
+                "tidegate_rule_failed_total",
+                "Events for which a rule could not be evaluated.",
+                &["rule"],
+            )?,
+            rejected: counter_vec(
+                registry,
+                "tidegate_messages_rejected_total",
+                "QoS 1 and 2 messages that were not acknowledged because a sink refused their record for good, by reason.",
+                &["reason"],
+            )?,
+        })
+    }
+}
+
+/// The counters of one rule.
+#[derive(Debug, Clone)]
+pub(crate) struct RuleMetrics {
+    pub(crate) passed: IntCounter,
+    pub(crate) no_match: IntCounter,
+    pub(crate) failed: IntCounter,
+}
+
+impl Metrics {
+    /// The counters of the rule `id`. Rule ids come from the configuration, so the label is bounded.
+    pub(crate) fn rule(&self, id: &str) -> RuleMetrics {
+        RuleMetrics {
+            passed: self.rule_passed.with_label_values(&[id]),
+            no_match: self.rule_no_match.with_label_values(&[id]),
+            failed: self.rule_failed.with_label_values(&[id]),
+        }
+    }
+
+    /// Counts a QoS 1 or 2 message whose record a sink refused for good.
+    pub(crate) fn count_rejection(&self, rejection: Rejection) {
+        let reason = match rejection {
+            Rejection::TooLarge => "too_large",
+            Rejection::NotAllowed => "not_allowed",
+            _ => "invalid",
+        };
+        self.rejected.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts deliveries that a session could not send or keep.
+    pub(crate) fn count_drops(&self, dropped: Dropped) {
+        let Dropped { queue_full, expired, too_large, offline, congested } = dropped;
+        for (reason, count) in [
+            ("queue_full", queue_full),
+            ("expired", expired),
+            ("too_large", too_large),
+            ("offline", offline),
+            ("congested", congested),
+        ] {
+            if count > 0 {
+                self.dropped.with_label_values(&[reason]).inc_by(count.into());
+            }
+        }
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    register(registry, IntCounter::new(name, help)?)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    register(registry, IntGauge::new(name, help)?)
+}
+
+fn counter_vec(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}

@@ -1,0 +1,118 @@
+//! How a session comes to a connection, and where it goes when the connection ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tidegate_session::{DueWill, Expiry, Farewell, Session, SessionState, Start};
+use tidegate_topic::SubscriptionFilter;
+
+use crate::broker::Core;
+use crate::entry::{AtRest, Claim, Entry};
+
+/// A session in the hands of the one connection that owns it.
+pub(crate) struct Owned {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) session: Session,
+    pub(crate) state: SessionState,
+    /// The will of a session that a clean start ended: it is due now.
+    pub(crate) will: Option<DueWill>,
+}
+
+impl Core {
+    /// Takes the session of `client_id`, from rest or from the connection that has it, or makes a new one.
+    ///
+    /// Cancel safe: a caller that goes away leaves the session at rest or with its owner.
+    pub(crate) async fn own(&self, client_id: &str, start: Start) -> Owned {
+        loop {
+            let (entry, is_new) = self.registry.get_or_insert(client_id, || self.new_entry(client_id));
+            if is_new {
+                self.metrics.sessions.inc();
+                return self.fresh(entry, None);
+            }
+            let gate = entry.gate.lock().await;
+            let claimed = loop {
+                match entry.claim(start) {
+                    Claim::AtRest(rest) => break Some(rest),
+                    Claim::Busy => entry.wait_released().await,
+                    Claim::Gone => break None,
+                }
+            };
+            let Some(rest) = claimed else { continue };
+            let owned = match start {
+                // A will that waited for its delay is cancelled by the return of its client ([MQTT5-3.1.3-9]).
+                Start::Resume => Owned {
+                    entry: Arc::clone(&entry),
+                    session: rest.session,
+                    state: SessionState::Resumed,
+                    will: None,
+                },
+                Start::Clean => {
+                    // A new entry, so that nothing on its way to the old session reaches the new one.
+                    let new = self.new_entry(client_id);
+                    self.registry.replace(&entry, &new);
+                    self.drop_subscriptions(&entry, &rest.session);
+                    entry.end();
+                    self.fresh(new, rest.will.map(|(will, _)| will))
+                }
+            };
+            drop(gate);
+            return owned;
+        }
+    }
+
+    fn new_entry(&self, client_id: &str) -> Arc<Entry> {
+        Arc::new(Entry::online(client_id, self.config.mailbox_messages))
+    }
+
+    fn fresh(&self, entry: Arc<Entry>, will: Option<DueWill>) -> Owned {
+        let session = Session::new(&entry.client_id, Arc::clone(&self.config.limits));
+        Owned { entry, session, state: SessionState::New, will }
+    }
+
+    /// Brings a session to rest after its connection, or ends it. Returns the will that is due at once.
+    pub(crate) fn release(
+        &self,
+        entry: &Arc<Entry>,
+        mut session: Session,
+        farewell: Farewell,
+        now: Instant,
+    ) -> Option<DueWill> {
+        let expires_at = match farewell.session_expiry {
+            Expiry::Now => {
+                self.discard(entry, &session);
+                entry.end();
+                return farewell.will;
+            }
+            Expiry::After(after) => now.checked_add(after),
+            Expiry::Never => None,
+        };
+        let (due_now, due_later) = match farewell.will {
+            Some(will) if will.delay().is_zero() => (Some(will), None),
+            Some(will) => (None, now.checked_add(will.delay()).map(|at| (will, at))),
+            None => (None, None),
+        };
+        session.shrink();
+        let times = [expires_at, due_later.as_ref().map(|(_, at)| *at)];
+        entry.rest(Box::new(AtRest { session, will: due_later, expires_at }), now);
+        for at in times.into_iter().flatten() {
+            self.timers.schedule(at, entry);
+        }
+        due_now
+    }
+
+    /// Forgets a session: its subscriptions and its place in the registry.
+    pub(crate) fn discard(&self, entry: &Arc<Entry>, session: &Session) {
+        self.drop_subscriptions(entry, session);
+        if self.registry.remove(entry) {
+            self.metrics.sessions.dec();
+        }
+    }
+
+    fn drop_subscriptions(&self, entry: &Arc<Entry>, session: &Session) {
+        for (filter, _) in session.subscriptions() {
+            if let Ok(SubscriptionFilter::Plain(filter)) = SubscriptionFilter::parse(filter) {
+                self.fanout.unsubscribe(filter, entry, &self.metrics);
+            }
+        }
+    }
+}
