@@ -485,4 +485,25 @@ mod tests {
         assert_eq!((tree.exact_index.capacity(), tree.edges.capacity()), (0, 0));
         assert!(tree.root.is_idle());
     }
+
+    /// Hashes are kept with 32 bits, so among a million edges some do collide.
+    #[test]
+    fn a_hash_that_collides_is_no_match() {
+        let mut tree = SubscriptionTree::new();
+        for text in ["+/a/x", "+/a/y", "+/b/y", "+/b/z", "exact"] {
+            tree.insert(TopicFilter::parse(text).unwrap(), 1, ());
+        }
+        let plus = tree.root.plus;
+        let (a, b) = (tree.child(plus, b"a").unwrap(), tree.child(plus, b"b").unwrap());
+        for (parent, level) in [(b, &b"x"[..]), (a, b"z")] {
+            let hash = tree.hash_edge(parent, level);
+            insert_slot(&mut tree.edges, hash, tree.child(a, b"x").unwrap());
+        }
+        let hash = tree.hash_filter(b"other");
+        insert_slot(&mut tree.exact_index, hash, tree.find_exact(b"exact").unwrap());
+
+        for (topic, expected) in [("q/a/x", true), ("q/b/x", false), ("q/a/z", false), ("other", false)] {
+            assert_eq!(tree.has_match(TopicName::parse(topic).unwrap()), expected, "{topic}");
+        }
+    }
 }
