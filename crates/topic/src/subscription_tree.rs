@@ -495,12 +495,13 @@ mod tests {
         }
         let plus = tree.root.plus;
         let (a, b) = (tree.child(plus, b"a").unwrap(), tree.child(plus, b"b").unwrap());
+        let (x, exact) = (tree.child(a, b"x").unwrap(), tree.find_exact(b"exact").unwrap());
         for (parent, level) in [(b, &b"x"[..]), (a, b"z")] {
             let hash = tree.hash_edge(parent, level);
-            insert_slot(&mut tree.edges, hash, tree.child(a, b"x").unwrap());
+            insert_slot(&mut tree.edges, hash, x);
         }
         let hash = tree.hash_filter(b"other");
-        insert_slot(&mut tree.exact_index, hash, tree.find_exact(b"exact").unwrap());
+        insert_slot(&mut tree.exact_index, hash, exact);
 
         for (topic, expected) in [("q/a/x", true), ("q/b/x", false), ("q/a/z", false), ("other", false)] {
             assert_eq!(tree.has_match(TopicName::parse(topic).unwrap()), expected, "{topic}");
