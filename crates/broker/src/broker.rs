@@ -89,11 +89,10 @@ impl Broker {
 
     /// Serves connections from `listener` until [`Broker::shutdown`]. Each runs as a task of its own.
     pub async fn serve<L: Listener>(&self, mut listener: L) {
-        let mut stopping = self.core.stopping.subscribe();
         loop {
             tokio::select! {
                 accepted = listener.accept() => self.accepted(accepted).await,
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                () = self.core.stopped() => return,
             }
         }
     }
