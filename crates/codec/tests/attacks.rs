@@ -19,7 +19,7 @@ const V311: Option<Version> = Some(Version::V3_1_1);
 const V5: Option<Version> = Some(Version::V5);
 
 fn connect(body: &[u8]) -> Vec<u8> {
-    [&[0x10, u8::try_from(body.len()).unwrap()], body].concat()
+    [&[0x10, body.len() as u8], body].concat()
 }
 
 #[test]
@@ -114,12 +114,8 @@ fn attack_16_a_subscribe_without_filters_or_options_is_refused() {
 
 #[test]
 fn attack_17_packet_identifier_0_is_a_protocol_error() {
-    let packets: [&[u8]; 4] = [
-        b"\x32\x06\0\x01a\0\0\0",
-        b"\x82\x07\0\0\0\0\x01a\0",
-        b"\xa2\x06\0\0\0\0\x01a",
-        b"\x40\x02\0\0",
-    ];
+    let packets: [&[u8]; 4] =
+        [b"\x32\x06\0\x01a\0\0\0", b"\x82\x07\0\0\0\0\x01a\0", b"\xa2\x06\0\0\0\0\x01a", b"\x40\x02\0\0"];
     for bytes in packets {
         assert_eq!(refused(V5, bytes).reason_code(), ReasonCode::ProtocolError, "{bytes:02x?}");
     }

@@ -1,5 +1,7 @@
 //! What holds for every packet and for all bytes.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail as it does")]
+
 mod strategies;
 
 use proptest::prelude::*;

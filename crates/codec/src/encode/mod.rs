@@ -1,7 +1,11 @@
 //! Packets to bytes: lengths by arithmetic, one reservation, one pass of writing.
 
-mod packets;
+mod acknowledge;
+mod connect;
+mod disconnect;
+mod publish;
 mod sink;
+mod subscribe;
 
 use sink::{Measure, Sink};
 
@@ -54,6 +58,33 @@ fn encode(packet: &impl Encode, version: Version, out: &mut Vec<u8>) -> Result<(
     packet.body(version, out);
     Ok(())
 }
+
+/// Gives a packet its public methods.
+macro_rules! encode_methods {
+    ($packet:ident) => {
+        impl $packet<'_> {
+            /// Appends the packet to `out`, which grows once; see [`Packet::encode`](crate::Packet::encode).
+            ///
+            /// # Errors
+            /// [`EncodeError`]; nothing was appended then.
+            #[inline]
+            pub fn encode(&self, version: Version, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+                encode(self, version, out)
+            }
+
+            /// Returns how many bytes [`encode`](Self::encode) would append.
+            ///
+            /// # Errors
+            /// Those of [`encode`](Self::encode).
+            #[inline]
+            pub fn encoded_len(&self, version: Version) -> Result<usize, EncodeError> {
+                encoded_len(self, version)
+            }
+        }
+    };
+}
+
+use encode_methods;
 
 impl Packet<'_> {
     /// Appends the packet to `out`, which grows once. What the version does not have is left out. A CONNECT is

@@ -57,7 +57,8 @@ fn topic() -> impl Strategy<Value = &'static str> {
 }
 
 fn binary() -> impl Strategy<Value = &'static [u8]> {
-    prop_oneof![4 => vec(any::<u8>(), 0..20), 1 => vec(any::<u8>(), 100..300)].prop_map(|bytes| &*bytes.leak())
+    prop_oneof![4 => vec(any::<u8>(), 0..20), 1 => vec(any::<u8>(), 100..300)]
+        .prop_map(|bytes| &*bytes.leak())
 }
 
 fn qos() -> impl Strategy<Value = QoS> {
@@ -140,19 +141,21 @@ fn connect_properties() -> impl Strategy<Value = ConnectProperties<'static>> {
         authentication(),
         user_properties(),
     )
-        .prop_map(|(expiry, receive, size, aliases, response, problem, (method, data), user_properties)| {
-            ConnectProperties {
-                session_expiry_interval: expiry,
-                receive_maximum: receive,
-                maximum_packet_size: size,
-                topic_alias_maximum: aliases,
-                request_response_information: response,
-                request_problem_information: problem,
-                authentication_method: method,
-                authentication_data: data,
-                user_properties,
-            }
-        })
+        .prop_map(
+            |(expiry, receive, size, aliases, response, problem, (method, data), user_properties)| {
+                ConnectProperties {
+                    session_expiry_interval: expiry,
+                    receive_maximum: receive,
+                    maximum_packet_size: size,
+                    topic_alias_maximum: aliases,
+                    request_response_information: response,
+                    request_problem_information: problem,
+                    authentication_method: method,
+                    authentication_data: data,
+                    user_properties,
+                }
+            },
+        )
 }
 
 fn connack(version: Version) -> BoxedStrategy<ConnAck<'static>> {
@@ -268,13 +271,12 @@ fn puback(version: Version, packet: PacketType) -> impl Strategy<Value = PubAck<
 fn subscribe(version: Version) -> impl Strategy<Value = Subscribe<'static>> {
     let handling = select(vec![RetainHandling::Send, RetainHandling::SendIfNew, RetainHandling::DoNotSend]);
     let options = in_v5(version, (any::<bool>(), any::<bool>(), handling));
-    let filter =
-        (text(), qos(), options).prop_map(|(filter, qos, (no_local, retain_as_published, retain_handling))| {
-            SubscribeFilter {
-                filter,
-                options: SubscribeOptions { qos, no_local, retain_as_published, retain_handling },
-            }
-        });
+    let filter = (text(), qos(), options).prop_map(
+        |(filter, qos, (no_local, retain_as_published, retain_handling))| SubscribeFilter {
+            filter,
+            options: SubscribeOptions { qos, no_local, retain_as_published, retain_handling },
+        },
+    );
     let properties = in_v5(version, (of(subscription_identifier()), user_properties()));
     (packet_id(), properties, vec(filter, 1..5)).prop_map(
         |(packet_id, (subscription_identifier, user_properties), filters)| Subscribe {
