@@ -1,1 +1,88 @@
-//! An idempotent, pipelined Kafka producer whose acknowledgements tell the truth.
+//! An idempotent, pipelined Kafka producer whose acknowledgements tell the truth: a record is reported as delivered when
+//! Kafka's in-sync replicas have it, once and in order, and nothing is given up because of time alone.
+//!
+//! It is not a general Kafka client. It has no consumer groups and no transactions; its [`Reader`] reads a partition
+//! from an offset on, which is enough to look at what was written.
+//!
+//! ```no_run
+//! use tidegate_kafka::{Config, Producer};
+//! use tidegate_sink::{Feed, Offer, Record};
+//! use tokio::time::{Duration, Instant};
+//!
+//! # async fn example() {
+//! let config = Config { bootstrap: vec!["kafka:9092".into()], ..Config::default() };
+//! let producer = Producer::start(config, &tokio::runtime::Handle::current());
+//! let record = Record { key: Some(b"7"), value: Some(b"21.5"), ..Record::new("plant") };
+//! if let Offer::Full(_) = producer.offer(&record, None) {
+//!     // The budget is used up: wait with `poll_room`.
+//! }
+//! producer.flush();
+//! producer.close(Instant::now() + Duration::from_secs(5)).await;
+//! # }
+//! ```
+//!
+//! The types to know: [`Config`], [`Producer`] (a [`Feed`](tidegate_sink::Feed)), [`Status`], [`Reader`].
+//!
+//! # How a record travels
+//!
+//! [`Producer::offer`](tidegate_sink::Feed::offer) finds the topic and the partition and encodes the record into the
+//! partition's open batch, under a short lock: that is its only copy. One lane task for each Kafka node owns the node's
+//! connection. It seals a batch when it is full, when its linger is over, or at once when nothing is in flight, and puts
+//! the next batch of every ready partition into one Produce request, written with the batches where they lie. At most
+//! five requests are in flight, so at most five batches of a partition. While the partitions of a topic are not known,
+//! its records wait in order, in the same memory budget.
+//!
+//! # What happens after an error
+//!
+//! | [`ErrorClass`] | codes | what the producer does |
+//! |---|---|---|
+//! | `Delivered` | NONE, DUPLICATE_SEQUENCE_NUMBER | settles the records as delivered |
+//! | `RetryWithMetadata` | UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, BROKER_NOT_AVAILABLE, REPLICA_NOT_AVAILABLE, NETWORK_EXCEPTION, KAFKA_STORAGE_ERROR, LISTENER_NOT_FOUND, FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH, UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID | asks who leads now; sends the same bytes there after a backoff |
+//! | `RetryInPlace` | CORRUPT_MESSAGE, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, NOT_ENOUGH_REPLICAS_AFTER_APPEND, COORDINATOR_*, NOT_COORDINATOR, CONCURRENT_TRANSACTIONS, THROTTLING_QUOTA_EXCEEDED | sends the same bytes again after a backoff |
+//! | `Split` | MESSAGE_TOO_LARGE, RECORD_LIST_TOO_LARGE; INVALID_RECORD, INVALID_TIMESTAMP | halves the batch until the record is alone, and settles it as rejected; its neighbours go on |
+//! | `NewProducerId` | OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, INVALID_PRODUCER_ID_MAPPING, UNKNOWN_PRODUCER_ID, PRODUCER_FENCED | takes a new producer id for the partition and sends everything unanswered again under it: at most five batches, counted as possible duplicates |
+//! | `Park` | the authorisation errors, POLICY_VIOLATION, UNSUPPORTED_*, INVALID_REQUIRED_ACKS, INVALID_TOPIC_EXCEPTION, UNKNOWN_SERVER_ERROR, any code that is not listed | holds the records, reports the reason, asks again at the backoff's cap |
+//!
+//! A lost connection, or an answer that does not come within the request timeout, means the same bytes again over a new
+//! connection. A throttle time is honoured after the answer's results are taken.
+//!
+//! # What is rskafka's here
+//!
+//! The protocol's vocabulary (request and response traits, primitives, metadata, error names) and SASL, which its
+//! messenger speaks over a stream that it borrows. Framing and the requests that carry data are our own: the messenger
+//! copies each request into one buffer, spawns a reader for each connection, keeps a socket for as long as a cancelled
+//! write takes, and does not tell which versions the node speaks.
+//!
+//! There are no cargo features. TLS comes from outside, through [`Connect`].
+
+#![expect(
+    clippy::cast_possible_wrap,
+    reason = "Kafka's lengths and counts are signed; each is bounded by a request"
+)]
+
+mod config;
+mod connect;
+mod connection;
+mod control;
+mod error_class;
+mod lane;
+mod murmur2;
+mod partition;
+mod partitioner;
+mod producer;
+mod reader;
+mod record_batch;
+mod status;
+mod topic;
+mod wire;
+
+pub use config::{Config, MAX_TOPICS, TopicLayout};
+pub use connect::{Connect, Connecting, PlainTcp, Stream};
+pub use connection::ConnectionError;
+pub use error_class::{ErrorClass, classify, error_name};
+pub use murmur2::murmur2;
+pub use partitioner::{JavaPartitioner, Partitioner};
+pub use producer::Producer;
+pub use reader::{Fetched, FetchedRecord, ReadError, Reader};
+pub use rskafka::client::{Credentials, OauthBearerCredentials, SaslConfig};
+pub use status::{LATENCY_BUCKETS_MS, State, Status};

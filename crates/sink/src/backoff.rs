@@ -46,6 +46,11 @@ impl Backoff {
         full.saturating_sub(Duration::from_nanos(jitter))
     }
 
+    /// The bounds that it was made with.
+    pub fn policy(&self) -> BackoffPolicy {
+        self.policy
+    }
+
     /// Failures since the last success.
     pub fn attempts(&self) -> u32 {
         self.attempts

@@ -1,0 +1,607 @@
+//! One lane for each Kafka node: a task which owns the node's connection and sends what its partitions have, several
+//! requests in flight, in order.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::future::{Future, poll_fn};
+use std::io::IoSlice;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tidegate_sink::{Ack, Backoff, Outcome, settle_all};
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+use tracing::debug;
+
+use crate::connection::{Connection, ConnectionError};
+use crate::error_class::{ErrorClass, UNKNOWN_SERVER_ERROR, error_name};
+use crate::partition::{Answered, Partition, Recovery};
+use crate::producer::Shared;
+use crate::record_batch::SealedBatch;
+use crate::status::{Meter, Part};
+use crate::wire::ProduceAnswer;
+
+/// Produce requests without an answer on one connection. Kafka recognises repetitions among the last five batches of a
+/// producer in a partition, and a request holds one batch of each partition.
+const MAX_IN_FLIGHT: usize = 5;
+/// Slices for one write: the system takes up to 1024, and a request of more is written in several turns.
+const MAX_SLICES: usize = 64;
+/// Far enough to be never.
+const IDLE: Duration = Duration::from_hours(24);
+
+/// What others see of a lane.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    node: i32,
+    /// Partitions that have something to send and are new to the task.
+    ready: Mutex<Vec<Arc<Partition>>>,
+    /// Whether a flush has to wake the task.
+    dirty: AtomicBool,
+    wake: Notify,
+}
+
+impl Lane {
+    pub(crate) fn new(node: i32) -> Self {
+        Self { node, ready: Mutex::default(), dirty: AtomicBool::new(false), wake: Notify::new() }
+    }
+
+    pub(crate) fn node(&self) -> i32 {
+        self.node
+    }
+
+    /// Puts a partition on the task's list; the caller holds its queue and has marked it as listed.
+    pub(crate) fn list(&self, partition: Arc<Partition>) {
+        self.ready.lock().push(partition);
+    }
+
+    /// Has the task look at the next flush.
+    pub(crate) fn touch(&self) {
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    /// Wakes the task if it was touched since the last flush.
+    pub(crate) fn flush(&self) {
+        if self.dirty.load(Ordering::Relaxed) && self.dirty.swap(false, Ordering::AcqRel) {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
+/// The task of a lane.
+pub(crate) struct LaneTask {
+    lane: Arc<Lane>,
+    shared: Arc<Shared>,
+    /// Partitions with something to send or an answer due.
+    listed: Vec<Arc<Partition>>,
+    link: Link,
+    /// Sent, or being sent if it is the last and `writing`; answers come in this order.
+    outstanding: VecDeque<Request>,
+    writing: Option<Writing>,
+    /// The last time that the node did anything for us.
+    last_progress: Instant,
+    /// Kafka asked to send nothing before this.
+    throttled_until: Option<Instant>,
+    backoff: Backoff,
+    sleep: Pin<Box<Sleep>>,
+    settling: Settling,
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Connection, ConnectionError>> + Send>>;
+
+enum Link {
+    Down { not_before: Option<Instant> },
+    Opening(Opening),
+    Up(Connection),
+}
+
+/// A batch, and where it belongs.
+type PartitionBatch = (Arc<Partition>, SealedBatch);
+
+/// A Produce request: one batch for each of some partitions.
+struct Request {
+    correlation: i32,
+    version: i16,
+    batches: Vec<PartitionBatch>,
+}
+
+/// How far the last request is written: `head` has the bytes around the batches, and batch `n` comes after
+/// `head[..cuts[n]]`.
+struct Writing {
+    head: Vec<u8>,
+    cuts: Vec<usize>,
+    written: usize,
+    total: usize,
+}
+
+enum Event {
+    /// Something changed that a look at everything takes in.
+    Look,
+    Opened(Result<Connection, ConnectionError>),
+    Answers(Vec<Vec<u8>>, Option<ConnectionError>),
+}
+
+/// What one turn delivered, gathered so that everybody is told once.
+#[derive(Default)]
+struct Settling {
+    acks: Vec<Ack>,
+    records: usize,
+    bytes: usize,
+}
+
+impl LaneTask {
+    pub(crate) fn new(lane: Arc<Lane>, shared: Arc<Shared>) -> Self {
+        let backoff = Backoff::new(shared.config.backoff, shared.seed());
+        Self {
+            lane,
+            shared,
+            listed: Vec::new(),
+            link: Link::Down { not_before: None },
+            outstanding: VecDeque::new(),
+            writing: None,
+            last_progress: now(),
+            throttled_until: None,
+            backoff,
+            sleep: Box::pin(tokio::time::sleep(IDLE)),
+            settling: Settling::default(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        while !self.shared.is_stopped() {
+            self.listed.append(&mut self.lane.ready.lock());
+            let deadline = self.look(now());
+            match self.wait(deadline).await {
+                Event::Look => {}
+                Event::Opened(Ok(connection)) => {
+                    debug!(node = self.lane.node, address = connection.address(), "connected");
+                    self.last_progress = now();
+                    self.link = Link::Up(connection);
+                }
+                Event::Opened(Err(error)) => self.disconnect(&error),
+                Event::Answers(answers, error) => {
+                    let failed =
+                        answers.into_iter().try_for_each(|answer| self.answer(answer)).err().or(error);
+                    self.settle();
+                    if let Some(error) = failed {
+                        self.disconnect(&error);
+                    }
+                }
+            }
+        }
+        self.end();
+    }
+
+    /// Looks at everything: what timed out, who recovers, who moved away, what can be sent. Says when to look again.
+    fn look(&mut self, now: Instant) -> Option<Instant> {
+        if !self.outstanding.is_empty() && self.last_progress + self.shared.config.request_timeout <= now {
+            let address = match &self.link {
+                Link::Up(connection) => connection.address().to_owned(),
+                Link::Down { .. } | Link::Opening(_) => format!("node {}", self.lane.node),
+            };
+            let after = self.shared.config.request_timeout;
+            self.disconnect(&ConnectionError::Timeout { address, what: "Produce", after });
+        }
+        if self.throttled_until.is_some_and(|until| until <= now) {
+            self.throttled_until = None;
+        }
+        let can_send = matches!(self.link, Link::Up(_))
+            && self.writing.is_none()
+            && self.outstanding.len() < MAX_IN_FLIGHT
+            && self.throttled_until.is_none();
+        let (batches, deadline, waiting) = self.collect(now, can_send);
+        if !batches.is_empty() {
+            self.send(batches, now);
+        }
+        let mut deadlines = [None; 4];
+        deadlines[0] = deadline.filter(|_| can_send);
+        deadlines[1] =
+            (!self.outstanding.is_empty()).then(|| self.last_progress + self.shared.config.request_timeout);
+        deadlines[2] = self.throttled_until;
+        if waiting && let Link::Down { not_before } = self.link {
+            if not_before.is_some_and(|moment| moment > now) {
+                deadlines[3] = not_before;
+            } else {
+                self.open();
+            }
+        }
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Goes through the listed partitions: takes the batches of a request when one can be sent, and drops partitions
+    /// that are done or belong to another node from the list. Also says when the first of the rest is due, and whether
+    /// any has something to send here.
+    fn collect(&mut self, now: Instant, can_send: bool) -> (Vec<PartitionBatch>, Option<Instant>, bool) {
+        let linger = self.shared.config.linger;
+        let hurry = self.outstanding.is_empty() || self.shared.is_closing();
+        let mut room = if can_send { self.shared.config.max_request_bytes } else { 0 };
+        let mut batches = Vec::new();
+        let mut deadline: Option<Instant> = None;
+        let mut waiting = false;
+        let mut index = 0;
+        if can_send && self.listed.len() > 1 {
+            // Another one comes first each time, so that none starves when a request is full.
+            self.listed.rotate_left(1);
+        }
+        while let Some(partition) = self.listed.get(index) {
+            let mut queue = partition.queue.lock();
+            if let Some(recovery) = queue.recover() {
+                let partition = Arc::clone(partition);
+                drop(queue);
+                self.recovered(&partition, recovery);
+                continue;
+            }
+            if queue.leader != Some(self.lane.node) {
+                let owner = queue.leader.and_then(|leader| self.shared.existing_lane(leader));
+                if queue.outstanding() == 0
+                    && let Some(owner) = owner
+                {
+                    owner.list(Arc::clone(partition));
+                    owner.wake();
+                    queue.owner = Some(owner);
+                    drop(queue);
+                    self.listed.swap_remove(index);
+                    continue;
+                }
+            } else if queue.is_idle() {
+                queue.listed = false;
+                drop(queue);
+                self.listed.swap_remove(index);
+                continue;
+            } else if queue.has_waiting() {
+                waiting = true;
+                let fits = batches.is_empty() || queue.next_bytes() <= room;
+                if room > 0
+                    && fits
+                    && let Some(batch) = queue.next_batch(now, linger, hurry)
+                {
+                    room = room.saturating_sub(batch.bytes().len());
+                    batches.push((Arc::clone(partition), batch));
+                }
+                if let Some(due) = queue.deadline(linger) {
+                    deadline = Some(deadline.map_or(due, |earlier| earlier.min(due)));
+                }
+            }
+            drop(queue);
+            index += 1;
+        }
+        (batches, deadline, waiting)
+    }
+
+    /// Acts on what a partition found when all its answers were in.
+    fn recovered(&mut self, partition: &Arc<Partition>, recovery: Recovery) {
+        if recovery.wants_identity {
+            self.shared.control.want_identity(Arc::clone(partition));
+        }
+        for (batch, reason) in recovery.rejected {
+            self.shared.settle_batch(batch, Outcome::Rejected(reason));
+        }
+    }
+
+    /// Frames `batches` as one request and begins to write it.
+    fn send(&mut self, mut batches: Vec<PartitionBatch>, now: Instant) {
+        let Link::Up(connection) = &mut self.link else { return };
+        let version = match connection.produce_version() {
+            Ok(version) => version,
+            Err(error) => {
+                for (partition, batch) in batches {
+                    partition.queue.lock().connection_lost(batch);
+                }
+                return self.disconnect(&error);
+            }
+        };
+        let correlation = connection.next_correlation();
+        batches.sort_by(|(a, _), (b, _)| (&a.topic, a.index).cmp(&(&b.topic, b.index)));
+        let writing = frame(&self.shared.config.client_id, correlation, version, self.timeout_ms(), &batches);
+        let records: usize = batches.iter().map(|(_, batch)| batch.records()).sum();
+        self.shared.meter.records.sent(records as u64);
+        Meter::add(&self.shared.meter.requests, 1);
+        if self.outstanding.is_empty() {
+            self.last_progress = now;
+        }
+        self.outstanding.push_back(Request { correlation, version, batches });
+        self.writing = Some(writing);
+    }
+
+    /// How long the node may wait for its replicas: shorter than our own patience, so that its answer says what was
+    /// missing before we stop listening.
+    fn timeout_ms(&self) -> i32 {
+        let patience = self.shared.config.request_timeout.mul_f32(0.75);
+        i32::try_from(patience.as_millis()).unwrap_or(i32::MAX).max(1)
+    }
+
+    /// Takes in the answer to the oldest request.
+    fn answer(&mut self, answer: Vec<u8>) -> Result<(), ConnectionError> {
+        let Link::Up(connection) = &self.link else { return Ok(()) };
+        let unwritten = usize::from(self.writing.is_some());
+        let Some(oldest) = self.outstanding.front().filter(|_| self.outstanding.len() > unwritten) else {
+            return Err(connection.malformed("an answer that nothing asked for".to_owned()));
+        };
+        connection.check_correlation(&answer, oldest.correlation)?;
+        let answer: ProduceAnswer = connection.decode(answer, oldest.version)?;
+        let Some(request) = self.outstanding.pop_front() else { return Ok(()) };
+
+        let now = now();
+        self.last_progress = now;
+        self.backoff.succeeded();
+        self.shared.meter.solved(&Part::Node(self.lane.node));
+        // The result counts whatever the throttle says: the batches are stored, and only what follows has to wait.
+        if answer.throttle_ms > 0 {
+            Meter::add(&self.shared.meter.throttled, 1);
+            let until = now + Duration::from_millis(answer.throttle_ms.unsigned_abs().into());
+            self.throttled_until = Some(until);
+            // Kafka reads nothing from us until then, so the answers that are due come that much later.
+            self.last_progress = until;
+        }
+        let mut refresh = false;
+        for (hint, (partition, batch)) in request.batches.into_iter().enumerate() {
+            let records = batch.records();
+            self.shared.meter.records.answered(records as u64);
+            let is_its = |found: &&crate::wire::ProducedPartition| {
+                found.partition == partition.index && *found.topic == *partition.topic
+            };
+            let found =
+                answer.partitions.get(hint).filter(is_its).or_else(|| answer.partitions.iter().find(is_its));
+            let code = found.map_or(UNKNOWN_SERVER_ERROR, |found| found.error);
+            let (answered, troubled) = {
+                let mut queue = partition.queue.lock();
+                let troubled = queue.is_troubled();
+                (queue.answered(batch, code, now), troubled)
+            };
+            match answered {
+                Answered::Delivered(batch) => {
+                    if troubled {
+                        self.shared
+                            .meter
+                            .solved(&Part::Partition(Arc::clone(&partition.topic), partition.index));
+                    }
+                    let latency =
+                        batch.first_sent.map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent));
+                    self.shared.meter.delivered(batch.bytes().len(), latency);
+                    self.settling.records += records;
+                    self.settling.bytes += batch.charged();
+                    let buffers = batch.finish(&mut self.settling.acks);
+                    self.shared.recycle(buffers);
+                }
+                Answered::Kept(class) => {
+                    self.shared.meter.retried(class);
+                    refresh |= class == ErrorClass::RetryWithMetadata;
+                    let mut reason = error_name(code);
+                    if let Some(message) = found.and_then(|found| found.message.as_deref()) {
+                        let _ = write!(reason, ": {message}");
+                    }
+                    if matches!(class, ErrorClass::Split(_)) {
+                        debug!(topic = %partition.topic, partition = partition.index, reason, "batch refused");
+                    } else {
+                        let part = Part::Partition(Arc::clone(&partition.topic), partition.index);
+                        self.shared.meter.problem(part, &reason);
+                    }
+                }
+            }
+        }
+        if refresh {
+            self.shared.control.refresh();
+        }
+        Ok(())
+    }
+
+    /// Tells everybody whose records were delivered, each once for a run of their records.
+    fn settle(&mut self) {
+        if self.settling.records == 0 {
+            return;
+        }
+        settle_all(self.settling.acks.drain(..), Outcome::Delivered);
+        self.shared.meter.records.settled(Outcome::Delivered, self.settling.records as u64);
+        self.shared.budget.give_back(self.settling.bytes);
+        self.settling.records = 0;
+        self.settling.bytes = 0;
+    }
+
+    fn open(&mut self) {
+        let dialer = Arc::clone(&self.shared.dialer);
+        let address = self.shared.address(self.lane.node);
+        let node = self.lane.node;
+        self.link = Link::Opening(Box::pin(async move {
+            match address {
+                Some((host, port)) => dialer.open(&host, port).await,
+                None => Err(ConnectionError::Io {
+                    address: format!("node {node}"),
+                    source: std::io::Error::other("no longer in the cluster"),
+                }),
+            }
+        }));
+    }
+
+    /// Gives up the connection. What it carried is sent again, the same bytes, when there is another.
+    fn disconnect(&mut self, error: &ConnectionError) {
+        self.writing = None;
+        let idle = self.outstanding.is_empty() && matches!(self.link, Link::Up(_));
+        let mut lost = 0;
+        for request in self.outstanding.drain(..) {
+            for (partition, batch) in request.batches {
+                lost += 1;
+                self.shared.meter.records.answered(batch.records() as u64);
+                self.shared.meter.records.retried();
+                partition.queue.lock().connection_lost(batch);
+            }
+        }
+        Meter::add(&self.shared.meter.connection_losses, lost);
+        if idle {
+            // Kafka closes connections that nothing happens on. The next record opens another.
+            debug!(node = self.lane.node, %error, "idle connection ended");
+            self.link = Link::Down { not_before: None };
+            return;
+        }
+        self.link = Link::Down { not_before: Some(now() + self.backoff.failed()) };
+        self.shared.meter.problem(Part::Node(self.lane.node), &error.to_string());
+        // The node may be gone, and its partitions elsewhere.
+        self.shared.control.refresh();
+    }
+
+    /// Waits until there is a reason to look again.
+    async fn wait(&mut self, deadline: Option<Instant>) -> Event {
+        let Self { lane, link, outstanding, writing, sleep, .. } = self;
+        match deadline.map(tokio::time::Instant::from_std) {
+            Some(deadline) if sleep.deadline() != deadline || sleep.is_elapsed() => {
+                sleep.as_mut().reset(deadline);
+            }
+            // A timer that was set for something else may ring in vain once: cheaper than to set it at each turn.
+            None if sleep.is_elapsed() => sleep.as_mut().reset(tokio::time::Instant::now() + IDLE),
+            _ => {}
+        }
+        let mut woken = pin!(lane.wake.notified());
+        poll_fn(|cx| {
+            match link {
+                Link::Up(connection) => {
+                    let batches = outstanding.back().map_or(&[][..], |request| &request.batches);
+                    match poll_writing(cx, connection, writing, batches) {
+                        // There may be more to send.
+                        Poll::Ready(Ok(())) => return Poll::Ready(Event::Look),
+                        Poll::Ready(Err(error)) => {
+                            return Poll::Ready(Event::Answers(Vec::new(), Some(error)));
+                        }
+                        Poll::Pending => {}
+                    }
+                    let mut answers = Vec::new();
+                    loop {
+                        match connection.poll_answer(cx) {
+                            Poll::Ready(Ok(answer)) if answers.len() <= MAX_IN_FLIGHT => answers.push(answer),
+                            Poll::Ready(Ok(_)) => {
+                                let error = connection.malformed("more answers than requests".to_owned());
+                                return Poll::Ready(Event::Answers(answers, Some(error)));
+                            }
+                            Poll::Ready(Err(error)) => {
+                                return Poll::Ready(Event::Answers(answers, Some(error)));
+                            }
+                            Poll::Pending if answers.is_empty() => break,
+                            Poll::Pending => return Poll::Ready(Event::Answers(answers, None)),
+                        }
+                    }
+                }
+                Link::Opening(opening) => {
+                    if let Poll::Ready(result) = opening.as_mut().poll(cx) {
+                        return Poll::Ready(Event::Opened(result));
+                    }
+                }
+                Link::Down { .. } => {}
+            }
+            if woken.as_mut().poll(cx).is_ready() || sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Look);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The end: nobody will hear the answers that are due.
+    fn end(mut self) {
+        for request in self.outstanding.drain(..) {
+            for (partition, batch) in request.batches {
+                self.shared.meter.records.answered(batch.records() as u64);
+                self.shared.settle_batch(batch, Outcome::Lost);
+                drop(partition);
+            }
+        }
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Writes on; ready when the request is written or the connection broke, pending also when there is nothing to write.
+fn poll_writing(
+    cx: &mut Context<'_>,
+    connection: &mut Connection,
+    writing: &mut Option<Writing>,
+    batches: &[PartitionBatch],
+) -> Poll<Result<(), ConnectionError>> {
+    while let Some(request) = writing {
+        if request.written < request.total {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let count = request.slices(batches, &mut slices);
+            match connection.poll_write(cx, &slices[..count]) {
+                Poll::Ready(Ok(written)) => request.written += written,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        } else {
+            std::task::ready!(connection.poll_flush(cx))?;
+            *writing = None;
+            return Poll::Ready(Ok(()));
+        }
+    }
+    Poll::Pending
+}
+
+impl Writing {
+    /// Fills `slices` with what is still to write, as far as they go; says how many it filled.
+    fn slices<'a>(&'a self, batches: &'a [PartitionBatch], slices: &mut [IoSlice<'a>]) -> usize {
+        let mut skip = self.written;
+        let mut count = 0;
+        let mut add = |bytes: &'a [u8]| {
+            let skipped = skip.min(bytes.len());
+            skip -= skipped;
+            if skipped < bytes.len() && count < slices.len() {
+                slices[count] = IoSlice::new(&bytes[skipped..]);
+                count += 1;
+            }
+        };
+        let mut from = 0;
+        for (&cut, (_, batch)) in self.cuts.iter().zip(batches) {
+            add(&self.head[Range { start: from, end: cut }]);
+            add(batch.bytes());
+            from = cut;
+        }
+        count
+    }
+}
+
+/// The bytes of a Produce request around its batches, which are sorted by topic.
+fn frame(
+    client_id: &str,
+    correlation: i32,
+    version: i16,
+    timeout_ms: i32,
+    batches: &[PartitionBatch],
+) -> Writing {
+    let mut head = Vec::with_capacity(64 + client_id.len() + 24 * batches.len());
+    let mut cuts = Vec::with_capacity(batches.len());
+    head.extend_from_slice(&[0; 4]); // length, below
+    head.extend_from_slice(&0_i16.to_be_bytes()); // Produce
+    head.extend_from_slice(&version.to_be_bytes());
+    head.extend_from_slice(&correlation.to_be_bytes());
+    put_string(client_id, &mut head);
+    head.extend_from_slice(&(-1_i16).to_be_bytes()); // no transaction
+    head.extend_from_slice(&(-1_i16).to_be_bytes()); // acks: all in-sync replicas
+    head.extend_from_slice(&timeout_ms.to_be_bytes());
+    let by_topic = || batches.chunk_by(|(a, _), (b, _)| a.topic == b.topic);
+    head.extend_from_slice(&(by_topic().count() as i32).to_be_bytes());
+    let mut batch_bytes = 0;
+    for topic in by_topic() {
+        put_string(&topic[0].0.topic, &mut head);
+        head.extend_from_slice(&(topic.len() as i32).to_be_bytes());
+        for (partition, batch) in topic {
+            head.extend_from_slice(&partition.index.to_be_bytes());
+            head.extend_from_slice(&(batch.bytes().len() as i32).to_be_bytes());
+            cuts.push(head.len());
+            batch_bytes += batch.bytes().len();
+        }
+    }
+    let total = head.len() + batch_bytes;
+    head[..4].copy_from_slice(&((total - 4) as u32).to_be_bytes());
+    Writing { head, cuts, written: 0, total }
+}
+
+fn put_string(text: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(&(text.len() as i16).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}

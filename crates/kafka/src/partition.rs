@@ -1,0 +1,330 @@
+//! One partition: what waits for it, what is in flight, and in which order it may be sent. No I/O happens here and no
+//! clock is read; the lane that owns the partition asks and tells.
+//!
+//! The order of a partition's batches is kept by three rules. A batch gets its sequence when it is sent first, and keeps
+//! it. After a failure nothing is sent until every answer that is still due has come, and then everything that failed is
+//! sent again in its order. And until a batch succeeded after a start or a failure, only one is in flight: a node that
+//! knows nothing of our sequence takes any first one, so it must not see the second before the first.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tidegate_sink::{Ack, Backoff, BackoffPolicy, Record, Rejection};
+
+use crate::error_class::{ErrorClass, OUT_OF_ORDER_SEQUENCE, classify};
+use crate::lane::Lane;
+use crate::record_batch::{
+    Buffers, OpenBatch, ProducerIdentity, SealedBatch, advance_sequence, retreat_sequence,
+};
+
+/// One partition of a topic, shared by those who offer records and the lane that sends them.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) topic: Arc<str>,
+    pub(crate) index: i32,
+    pub(crate) queue: Mutex<Queue>,
+}
+
+/// What waits for a partition, and its place in the conversation with Kafka.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    open: Option<OpenBatch>,
+    /// Full, and never sent.
+    sealed: VecDeque<SealedBatch>,
+    /// Sent before and to be sent again, by position.
+    again: VecDeque<SealedBatch>,
+    /// Answers that are due.
+    outstanding: usize,
+    identity: Option<ProducerIdentity>,
+    next_sequence: i32,
+    next_position: u64,
+    /// Whether Kafka has taken a batch since the start or the last failure.
+    proven: bool,
+    /// Whether a failure waits for the answers that are due.
+    failed: bool,
+    /// Whether `identity` is of no use any more.
+    needs_identity: bool,
+    /// Nothing is sent before this.
+    not_before: Option<Instant>,
+    backoff: Backoff,
+    /// Who leads it, as far as is known.
+    pub(crate) leader: Option<i32>,
+    /// Who sends it. Changes hands when the leader changed and no answer is due.
+    pub(crate) owner: Option<Arc<Lane>>,
+    /// Whether the owner has it on its list.
+    pub(crate) listed: bool,
+    /// Nothing is taken in any more.
+    closed: bool,
+}
+
+/// What an append asks of the caller.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum Appended {
+    /// Nothing: the owner knows.
+    Joined,
+    /// A batch was begun: the owner has to look at the next flush.
+    Began,
+    /// A batch was completed: the owner can send it now.
+    Sealed,
+}
+
+/// What the lane does with an answered batch.
+#[derive(Debug)]
+pub(crate) enum Answered {
+    /// It is there: settle it.
+    Delivered(SealedBatch),
+    /// It will be sent again.
+    Kept(ErrorClass),
+}
+
+/// What became of a queue when all its answers were in.
+#[derive(Debug, Default)]
+pub(crate) struct Recovery {
+    /// Records that Kafka will never take, each alone in a batch.
+    pub(crate) rejected: Vec<(SealedBatch, Rejection)>,
+    /// Whether a new producer id has to be asked for.
+    pub(crate) wants_identity: bool,
+}
+
+impl Partition {
+    pub(crate) fn new(
+        topic: Arc<str>,
+        index: i32,
+        identity: ProducerIdentity,
+        backoff: BackoffPolicy,
+        seed: u64,
+    ) -> Self {
+        let queue = Queue {
+            open: None,
+            sealed: VecDeque::new(),
+            again: VecDeque::new(),
+            outstanding: 0,
+            identity: Some(identity),
+            next_sequence: 0,
+            next_position: 0,
+            proven: false,
+            failed: false,
+            needs_identity: false,
+            not_before: None,
+            backoff: Backoff::new(backoff, seed),
+            leader: None,
+            owner: None,
+            listed: false,
+            closed: false,
+        };
+        Self { topic, index, queue: Mutex::new(queue) }
+    }
+}
+
+impl Queue {
+    /// Takes a record in, or gives its ack back when the queue is closed. `buffers` is asked for when a batch begins.
+    pub(crate) fn append(
+        &mut self,
+        record: &Record<'_>,
+        ack: Option<Ack>,
+        charged: usize,
+        batch_bytes: usize,
+        now: impl FnOnce() -> Instant,
+        buffers: impl FnOnce() -> Buffers,
+    ) -> Result<Appended, Option<Ack>> {
+        if self.closed {
+            return Err(ack);
+        }
+        let mut appended = Appended::Joined;
+        if let Some(full) = self.open.take_if(|open| open.bytes() + charged > batch_bytes) {
+            self.sealed.push_back(full.seal());
+            appended = Appended::Sealed;
+        }
+        if self.open.is_none() && appended == Appended::Joined {
+            appended = Appended::Began;
+        }
+        self.open.get_or_insert_with(|| OpenBatch::new(buffers(), now())).push(record, ack, charged);
+        Ok(appended)
+    }
+
+    /// Whether nothing waits and no answer is due.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.outstanding == 0 && !self.has_waiting()
+    }
+
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.open.is_some() || !self.sealed.is_empty() || !self.again.is_empty()
+    }
+
+    pub(crate) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Whether it waits after failures.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.backoff.attempts() > 0
+    }
+
+    /// The next batch to send, in flight from now on. `hurry` seals what is open without waiting for its linger.
+    pub(crate) fn next_batch(&mut self, now: Instant, linger: Duration, hurry: bool) -> Option<SealedBatch> {
+        if !self.may_send(now) {
+            return None;
+        }
+        let identity = self.identity?;
+        if let Some(batch) = self.again.pop_front() {
+            self.outstanding += 1;
+            return Some(batch);
+        }
+        if self.sealed.is_empty() {
+            let due = |open: &mut OpenBatch| hurry || open.opened() + linger <= now;
+            let open = self.open.take_if(due)?;
+            self.sealed.push_back(open.seal());
+        }
+        let mut batch = self.sealed.pop_front()?;
+        batch.stamp(identity, self.next_sequence);
+        batch.position = self.next_position;
+        batch.first_sent = Some(now);
+        self.next_position += batch.records() as u64;
+        self.next_sequence = advance_sequence(self.next_sequence, batch.records());
+        self.outstanding += 1;
+        Some(batch)
+    }
+
+    /// Bytes of the batch that [`Self::next_batch`] would give, as far as they are known now.
+    pub(crate) fn next_bytes(&self) -> usize {
+        let first = self.again.front().or_else(|| self.sealed.front()).map(|batch| batch.bytes().len());
+        first.or_else(|| self.open.as_ref().map(OpenBatch::bytes)).unwrap_or(0)
+    }
+
+    /// When to look again if nothing else happens; `None` when only an answer, a record or someone else can change
+    /// anything.
+    pub(crate) fn deadline(&self, linger: Duration) -> Option<Instant> {
+        if !self.has_waiting() || self.failed || self.needs_identity || (!self.proven && self.outstanding > 0)
+        {
+            return None;
+        }
+        let begun = if self.again.is_empty() && self.sealed.is_empty() {
+            self.open.as_ref().map(|open| open.opened() + linger)
+        } else {
+            None
+        };
+        begun.max(self.not_before)
+    }
+
+    fn may_send(&self, now: Instant) -> bool {
+        !self.failed
+            && !self.needs_identity
+            && (self.proven || self.outstanding == 0)
+            && self.not_before.is_none_or(|moment| moment <= now)
+    }
+
+    /// Takes in Kafka's answer to `batch`.
+    pub(crate) fn answered(&mut self, mut batch: SealedBatch, code: i16, now: Instant) -> Answered {
+        self.outstanding -= 1;
+        let mut class = classify(code);
+        match class {
+            ErrorClass::Delivered => {
+                // A follower may succeed while an earlier batch waits to be repeated (it was stored, and only its
+                // answer was bad): the trouble is over when that one succeeds.
+                if !self.failed {
+                    self.proven = true;
+                    self.backoff.succeeded();
+                    self.not_before = None;
+                }
+                return Answered::Delivered(batch);
+            }
+            // The batch before it failed, so this one was bound to be out of order: it waits for its turn.
+            ErrorClass::NewProducerId if code == OUT_OF_ORDER_SEQUENCE && self.failed => {
+                class = ErrorClass::RetryInPlace;
+            }
+            ErrorClass::NewProducerId => self.needs_identity = true,
+            ErrorClass::Split(reason) => batch.refused = Some(reason),
+            ErrorClass::RetryWithMetadata | ErrorClass::RetryInPlace | ErrorClass::Park => {
+                self.back_off(now, class);
+            }
+        }
+        self.keep(batch);
+        Answered::Kept(class)
+    }
+
+    /// Takes back a batch whose answer will not come.
+    pub(crate) fn connection_lost(&mut self, batch: SealedBatch) {
+        self.outstanding -= 1;
+        self.keep(batch);
+    }
+
+    fn back_off(&mut self, now: Instant, class: ErrorClass) {
+        // Those that were in flight together fail together: that is one failure.
+        if !self.failed {
+            let wait = self.backoff.failed();
+            let wait = if class == ErrorClass::Park { wait.max(self.backoff.policy().cap) } else { wait };
+            self.not_before = Some(now + wait);
+        }
+    }
+
+    fn keep(&mut self, batch: SealedBatch) {
+        self.failed = true;
+        self.proven = false;
+        let place = self.again.partition_point(|other| other.position < batch.position);
+        self.again.insert(place, batch);
+    }
+
+    /// Once no answer is due after a failure: splits what has to be split, takes out what Kafka will never take, and
+    /// lets the rest go again. `None` when there is nothing to recover from, or it is too early.
+    pub(crate) fn recover(&mut self) -> Option<Recovery> {
+        if !self.failed || self.outstanding > 0 {
+            return None;
+        }
+        self.failed = false;
+        let mut recovery = Recovery { wants_identity: self.needs_identity, ..Recovery::default() };
+        if self.again.iter().all(|batch| batch.refused.is_none()) {
+            return Some(recovery);
+        }
+        // A record that is taken out leaves a gap in the sequence, which closes by moving what follows. None of that was
+        // stored: Kafka takes no batch after a gap.
+        let Some(identity) = self.identity else { return Some(recovery) };
+        let mut gap = 0;
+        for mut batch in std::mem::take(&mut self.again) {
+            let sequence = retreat_sequence(batch.sequence(), gap);
+            match batch.refused.take() {
+                None if gap == 0 => self.again.push_back(batch),
+                None => {
+                    batch.stamp(identity, sequence);
+                    self.again.push_back(batch);
+                }
+                Some(reason) if batch.records() < 2 => {
+                    gap += batch.records();
+                    recovery.rejected.push((batch, reason));
+                }
+                Some(_) => {
+                    let (mut first, mut second) = batch.split();
+                    first.stamp(identity, sequence);
+                    second.stamp(identity, advance_sequence(sequence, first.records()));
+                    self.again.extend([first, second]);
+                }
+            }
+        }
+        self.next_sequence = retreat_sequence(self.next_sequence, gap);
+        Some(recovery)
+    }
+
+    /// Starts over with a new producer id. Returns how many records may be stored twice by it: those that were sent
+    /// before and have no answer.
+    pub(crate) fn set_identity(&mut self, identity: ProducerIdentity) -> usize {
+        self.identity = Some(identity);
+        self.needs_identity = false;
+        self.proven = false;
+        self.next_sequence = 0;
+        let mut unanswered = 0;
+        for batch in &mut self.again {
+            batch.stamp(identity, self.next_sequence);
+            self.next_sequence = advance_sequence(self.next_sequence, batch.records());
+            unanswered += batch.records();
+        }
+        unanswered
+    }
+
+    /// Takes in nothing more and gives back everything that waits.
+    pub(crate) fn close(&mut self) -> Vec<SealedBatch> {
+        self.closed = true;
+        let open = self.open.take().map(OpenBatch::seal);
+        self.again.drain(..).chain(self.sealed.drain(..)).chain(open).collect()
+    }
+}
