@@ -1,0 +1,216 @@
+//! The promise of the product, kept by the real binary against a real Apache Kafka: what was acknowledged to a device
+//! is in Kafka once, whole, in order, under one partition for each device.
+//!
+//! Needs Java 17 and, the first time, Maven; and the binary: `cargo build -p tidegate`. Run one test at a time:
+//!
+//! ```text
+//! cargo test -p tidegate-testkit --features e2e --test e2e -- --test-threads=1 --nocapture
+//! ```
+
+#![expect(clippy::unwrap_used, reason = "a test's devices have nobody else to tell")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS};
+use tidegate_testkit::kafka::RealKafka;
+use tidegate_testkit::ledger::{Ledger, Payload, Report, Verifier};
+use tidegate_testkit::process::{Launch, Tidegate};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+const DEVICES: u32 = 1_000;
+const MESSAGES: u64 = 100;
+const PAYLOAD_BYTES: usize = 1024;
+const PARTITIONS: u32 = 16;
+const TOPIC: &str = "telemetry";
+
+/// Unacknowledged messages of one device.
+const WINDOW: u16 = 20;
+
+/// One message in ten is followed by one at QoS 0, which the rule filters out.
+const FILTERED_EVERY: u64 = 10;
+
+/// How long all devices together may take, on two cores and in a debug build.
+const RUN_LIMIT: Duration = Duration::from_secs(240);
+
+/// How long what was acknowledged may take to arrive in Kafka after the last acknowledgement.
+const DRAIN_LIMIT: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_message_is_in_kafka_once_and_in_order() {
+    let scene = Scene::start().await;
+    let run = Instant::now();
+    scene.publish(Duration::ZERO).await;
+    let took = run.elapsed();
+    let report = scene.verify().await;
+    eprintln!("{DEVICES} devices, {MESSAGES} messages each in {took:.1?}: {report}");
+    assert!(report.is_exact(), "{report}");
+    assert_eq!(report.acknowledged, u64::from(DEVICES) * MESSAGES);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killing_kafka_twice_loses_and_repeats_nothing() {
+    let scene = Scene::start().await;
+    let run = Instant::now();
+    // 20 seconds of messages, during which Kafka is away twice for as long as its restart takes.
+    let publishing = scene.publish(Duration::from_millis(200));
+    let killing = async {
+        for _ in 0..2 {
+            sleep(Duration::from_secs(4)).await;
+            let kafka = Arc::clone(&scene.kafka);
+            blocking(move || kafka.kill().and_then(|()| kafka.restart())).await.unwrap();
+            eprintln!("{:.1?}: Kafka was killed and is back", run.elapsed());
+        }
+    };
+    tokio::join!(publishing, killing);
+    let took = run.elapsed();
+    let report = scene.verify().await;
+    eprintln!("{DEVICES} devices, {MESSAGES} messages each in {took:.1?}, Kafka killed twice: {report}");
+    assert!(report.is_exact(), "{report}");
+    assert_eq!(report.acknowledged, u64::from(DEVICES) * MESSAGES);
+}
+
+/// A Kafka with a topic, a broker with a rule into it, and what the devices were promised.
+struct Scene {
+    // The broker is dropped, and so ended, before the Kafka that it writes to.
+    broker: Tidegate,
+    kafka: Arc<RealKafka>,
+    ledger: Arc<Ledger>,
+    epoch: Instant,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        blocking(|| {
+            let kafka = RealKafka::start().expect("a real Kafka starts");
+            kafka.create_topic(TOPIC, PARTITIONS, &[]).expect("the topic is created");
+            let broker = Launch::new(configuration(kafka.bootstrap())).start().expect("the broker starts");
+            Self { broker, kafka: Arc::new(kafka), ledger: Arc::default(), epoch: Instant::now() }
+        })
+        .await
+    }
+
+    /// Lets every device connect, publish its messages with so much time between two, and wait for every PUBACK.
+    async fn publish(&self, interval: Duration) {
+        let mut devices = JoinSet::new();
+        for number in 0..DEVICES {
+            let device = Device {
+                name: format!("device-{number:05}"),
+                ledger: Arc::clone(&self.ledger),
+                epoch: self.epoch,
+            };
+            let address = self.broker.mqtt();
+            devices.spawn(async move { device.run(address.port(), interval).await });
+        }
+        timeout(RUN_LIMIT, devices.join_all()).await.expect("every message is acknowledged in time");
+    }
+
+    /// Waits until Kafka's end offsets say that everything is there, and compares what is there with the ledger.
+    async fn verify(&self) -> Report {
+        let (kafka, ledger) = (Arc::clone(&self.kafka), Arc::clone(&self.ledger));
+        blocking(move || {
+            let deadline = Instant::now() + DRAIN_LIMIT;
+            while kafka.record_count(TOPIC).unwrap() < ledger.acknowledged_count()
+                && Instant::now() < deadline
+            {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            let mut verifier = Verifier::new(&ledger);
+            for record in kafka.records(TOPIC).unwrap() {
+                let payload = Payload::decode(&record.value).expect("a payload of this test");
+                assert_eq!(
+                    record.key.as_deref(),
+                    Some(payload.publisher.as_bytes()),
+                    "the key is the client id"
+                );
+                verifier.record(record.found());
+            }
+            verifier.finish()
+        })
+        .await
+    }
+}
+
+struct Device {
+    name: String,
+    ledger: Arc<Ledger>,
+    epoch: Instant,
+}
+
+impl Device {
+    async fn run(self, port: u16, interval: Duration) {
+        let mut options = MqttOptions::new(&self.name, "127.0.0.1", port);
+        options.set_keep_alive(Duration::from_mins(1)).set_inflight(WINDOW);
+        let (client, events) = AsyncClient::new(options, 10);
+        // The client is borrowed: dropped early, it would end the connection before the last PUBACK.
+        tokio::join!(self.send(&client, interval), self.listen(events));
+    }
+
+    async fn send(&self, client: &AsyncClient, interval: Duration) {
+        let topic = format!("t/{}", self.name);
+        for seq in 0..MESSAGES {
+            self.ledger.sent(&self.name, seq);
+            client.publish(&topic, QoS::AtLeastOnce, false, self.payload(seq)).await.unwrap();
+            if seq % FILTERED_EVERY == 0 {
+                // Not in the ledger: found in Kafka, it would be a phantom.
+                client.publish(&topic, QoS::AtMostOnce, false, self.payload(MESSAGES + seq)).await.unwrap();
+            }
+            sleep(interval).await;
+        }
+    }
+
+    fn payload(&self, seq: u64) -> Vec<u8> {
+        let sent_ns = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap();
+        Payload { publisher: self.name.clone(), seq, sent_ns }.encode(PAYLOAD_BYTES)
+    }
+
+    /// Polls the connection until every message is acknowledged. The connection must hold: a client that reconnects
+    /// sends again what it had no answer to, and such duplicates are its own.
+    async fn listen(&self, mut events: EventLoop) {
+        let mut in_flight = HashMap::new();
+        let mut numbers = 0..MESSAGES;
+        let mut acknowledged = 0;
+        while acknowledged < MESSAGES {
+            match events
+                .poll()
+                .await
+                .unwrap_or_else(|error| panic!("{} lost its connection: {error}", self.name))
+            {
+                // Packet identifier 0 is that of the messages at QoS 0.
+                Event::Outgoing(Outgoing::Publish(id)) if id != 0 => {
+                    let seq = numbers.next().expect("no message is sent twice over one connection");
+                    assert_eq!(in_flight.insert(id, seq), None, "a packet identifier is in use once");
+                }
+                Event::Incoming(Packet::PubAck(ack)) => {
+                    let seq = in_flight.remove(&ack.pkid).expect("a PUBACK answers a PUBLISH");
+                    self.ledger.acknowledged(&self.name, seq);
+                    acknowledged += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn configuration(bootstrap: &str) -> String {
+    format!(
+        r#"
+[kafka.main]
+bootstrap = ["{bootstrap}"]
+
+[[rules]]
+id = "telemetry"
+sql = 'SELECT * FROM "t/#" WHERE qos > 0'
+
+[[rules.outputs]]
+kafka = "main"
+topic = "{TOPIC}"
+"#
+    )
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("the blocking part of the test does not panic")
+}
