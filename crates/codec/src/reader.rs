@@ -29,6 +29,14 @@ impl<'a> Reader<'a> {
         self.bytes.len() - self.position
     }
 
+    /// Refuses bytes that nothing has read.
+    pub(crate) const fn finish(&self) -> Result<(), Fault> {
+        match self.remaining() {
+            0 => Ok(()),
+            bytes => Err(Fault::TrailingBytes { bytes: bytes as u32 }),
+        }
+    }
+
     /// Bytes of the whole packet body, read and unread.
     pub(crate) const fn len(&self) -> usize {
         self.bytes.len()

@@ -24,7 +24,7 @@ use crate::{DecodeError, EncodeError, Fault, Version};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UserProperties<'a> {
     wire: Cow<'a, [u8]>,
     count: u32,
@@ -140,6 +140,13 @@ impl<'a> UserProperties<'a> {
             self.wire.to_mut().extend_from_slice(pair);
         }
         self.count += 1;
+    }
+}
+
+/// No properties. Not derived: the default of `Cow` owns, and what the decoder gathers is borrowed while it can be.
+impl Default for UserProperties<'_> {
+    fn default() -> Self {
+        Self { wire: Cow::Borrowed(&[]), count: 0 }
     }
 }
 

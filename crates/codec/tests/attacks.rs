@@ -187,3 +187,24 @@ fn attack_30_a_thousand_packets_in_one_segment_decode_one_by_one() {
     }
     assert_eq!(packets, 1000);
 }
+
+#[test]
+fn nothing_of_a_message_is_copied() {
+    let properties = tidegate_codec::PublishProperties {
+        content_type: Some("text/plain"),
+        user_properties: tidegate_codec::UserProperties::from_pairs([("a", "1"), ("b", "2"), ("c", "3")])
+            .expect("short strings"),
+        ..Default::default()
+    };
+    let publish =
+        tidegate_codec::Publish { topic: "t", payload: b"payload", properties, ..Default::default() };
+    let mut bytes = Vec::new();
+    publish.encode(Version::V5, &mut bytes).expect("it encodes");
+    let Ok(Decoded::Packet { packet: Packet::Publish(decoded), .. }) = server(V5).decode(&bytes) else {
+        panic!("it decodes");
+    };
+    let inside = |part: &[u8]| bytes.as_ptr_range().contains(&part.as_ptr());
+    assert!(inside(decoded.topic.as_bytes()));
+    assert!(inside(decoded.payload));
+    assert!(inside(decoded.properties.user_properties.as_wire()));
+}

@@ -10,7 +10,7 @@ mod subscribe;
 pub(crate) use connect::BRIDGE_BIT;
 
 use crate::reader::{Reader, VariableByteInteger, variable_byte_integer};
-use crate::{DecodeError, Fault, Packet, PacketType, Version};
+use crate::{DecodeError, Fault, Packet, PacketType, PubAck, Version};
 
 /// Which side of the connection decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -152,19 +152,28 @@ impl Decoder {
             return Ok(Decoded::Incomplete { at_least: len - buf.len() });
         };
         let mut body = Reader::new(body);
-        let packet = match self.version {
-            Some(version) => self.body(first, packet_type, version, &mut body).map_err(refuse)?,
-            None => Self::connect(&mut body, &self.limits, header_bytes)?,
+        let Some(version) = self.version else {
+            let packet = Self::connect(&mut body, &self.limits, header_bytes)?;
+            return Ok(Decoded::Packet { packet, len });
         };
-        if !body.is_empty() {
-            let version = match &packet {
-                Packet::Connect(connect) => Some(connect.version),
-                _ => self.version,
-            };
-            let fault = Fault::TrailingBytes { bytes: body.remaining() as u32 };
-            return Err(DecodeError::new(fault, Some(packet_type), version));
+        // The packets of every message go straight into the result: a packet is 160 bytes, and each `?` on the way
+        // would copy them.
+        match packet_type {
+            PacketType::Publish => {
+                match publish::decode(&mut body, first, version, self.role, &self.limits) {
+                    Ok(publish) => Ok(Decoded::Packet { packet: Packet::Publish(publish), len }),
+                    Err(fault) => Err(refuse(fault)),
+                }
+            }
+            PacketType::PubAck if remaining == 2 => {
+                let packet = PubAck::new(body.packet_id().map_err(refuse)?);
+                Ok(Decoded::Packet { packet: Packet::PubAck(packet), len })
+            }
+            _ => {
+                let packet = self.body(packet_type, version, &mut body).map_err(refuse)?;
+                Ok(Decoded::Packet { packet, len })
+            }
         }
-        Ok(Decoded::Packet { packet, len })
     }
 
     /// Reads the first byte: is this packet expected at all, and are its flags right?
@@ -243,17 +252,15 @@ impl Decoder {
         }
     }
 
-    #[inline]
+    /// Reads everything behind the fixed header, to the last byte.
     fn body<'a>(
         &self,
-        first: u8,
         packet_type: PacketType,
         version: Version,
         body: &mut Reader<'a>,
     ) -> Result<Packet<'a>, Fault> {
         let limits = &self.limits;
-        Ok(match packet_type {
-            PacketType::Publish => Packet::Publish(publish::decode(body, first, version, self.role, limits)?),
+        let packet = match packet_type {
             PacketType::PubAck => Packet::PubAck(acknowledge::decode(body, packet_type, version, limits)?),
             PacketType::PubRec => Packet::PubRec(acknowledge::decode(body, packet_type, version, limits)?),
             PacketType::PubRel => Packet::PubRel(acknowledge::decode(body, packet_type, version, limits)?),
@@ -273,8 +280,11 @@ impl Decoder {
                 Packet::Disconnect(disconnect::decode(body, version, self.role, limits)?)
             }
             PacketType::Auth => Packet::Auth(Box::new(disconnect::decode_auth(body, limits)?)),
-            PacketType::Connect => return Err(Fault::SecondConnect),
-        })
+            // Both were taken care of before.
+            PacketType::Publish | PacketType::Connect => return Err(Fault::SecondConnect),
+        };
+        body.finish()?;
+        Ok(packet)
     }
 
     /// CONNECT, whose faults are answered in the version that it begins with.
@@ -290,6 +300,7 @@ impl Decoder {
             return Err(refuse(Fault::IntegerNotMinimal));
         }
         let connect = connect::decode(body, version, bridge, limits).map_err(refuse)?;
+        body.finish().map_err(refuse)?;
         Ok(Packet::Connect(Box::new(connect)))
     }
 }
