@@ -77,7 +77,10 @@ impl Compiler {
     fn output(&mut self, expr: Expr, alias: Option<Path>, position: usize) {
         let span = expr.span;
         let name = match (alias, &expr.kind) {
-            (Some(alias), _) => write_path(&alias),
+            (Some(alias), _) => {
+                self.check_steps(&alias);
+                write_path(&alias)
+            }
             (None, ExprKind::Path(path)) => write_path(path),
             (None, _) => (format!("column_{position}").into(), Box::default()),
         };
@@ -132,10 +135,7 @@ impl Compiler {
     }
 
     fn variable(&mut self, path: Path) -> Node {
-        if path.steps.len() > MAX_PATH_STEPS {
-            let message = format!("this path has {} steps; {MAX_PATH_STEPS} are allowed", path.steps.len());
-            self.report(Diagnostic::error(path.span, message));
-        }
+        self.check_steps(&path);
         let column = Column::named(&path.root);
         let mut slot = self.program.slot_named(&path.root);
         if self.in_condition && column == Some(Column::Payload) {
@@ -181,6 +181,13 @@ impl Compiler {
             self.report(Diagnostic::error(span, message).hint(format!("it is called as {}", function.usage)));
         }
         Node::Call { function, args }
+    }
+
+    fn check_steps(&mut self, path: &Path) {
+        if path.steps.len() > MAX_PATH_STEPS {
+            let message = format!("this path has {} steps; {MAX_PATH_STEPS} are allowed", path.steps.len());
+            self.report(Diagnostic::error(path.span, message));
+        }
     }
 
     fn check_filter(&mut self, op: BinaryOp, right: &Expr) {

@@ -30,8 +30,8 @@ impl Span {
     /// Line and column (in characters) of the first byte, both counted from 1.
     pub fn line_column(self, source: &str) -> (usize, usize) {
         let before = &source.as_bytes()[..self.start.min(source.len())];
-        let line_start = before.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-        let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
+        let line_start = memchr::memrchr(b'\n', before).map_or(0, |at| at + 1);
+        let line = memchr::memchr_iter(b'\n', before).count() + 1;
         (line, String::from_utf8_lossy(&before[line_start..]).chars().count() + 1)
     }
 }

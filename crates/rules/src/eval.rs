@@ -174,7 +174,7 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
             Node::Not(inner) => Ok(Value::Bool(!self.condition(*inner)?)),
             Node::Binary(op, left, right) => {
                 let (left, right) = (self.eval(*left)?, self.eval(*right)?);
-                operators::binary(*op, left, right, &mut self.meter).map_err(here)
+                operators::binary(*op, &left, &right, &mut self.meter).map_err(here)
             }
             Node::All(list) => {
                 for id in list {
@@ -209,13 +209,13 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
                     for (value, arg) in values.iter_mut().zip(args) {
                         *value = self.eval(*arg)?;
                     }
-                    (function.run)(&mut self.call_context(), &mut values[..args.len()]).map_err(here)
+                    function.run(&mut self.call_context(), &mut values[..args.len()]).map_err(here)
                 } else {
                     let mut values = Vec::with_capacity(args.len());
                     for arg in args {
                         values.push(self.eval(*arg)?);
                     }
-                    (function.run)(&mut self.call_context(), &mut values).map_err(here)
+                    function.run(&mut self.call_context(), &mut values).map_err(here)
                 }
             }
             Node::Case { subject, branches, otherwise } => {
@@ -301,7 +301,7 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
                 if tape.is_string(entry) {
                     break;
                 }
-                return Ok(Value::Undefined);
+                return self.walk(Value::Undefined, rest);
             };
             (entry, rest) = (found, further);
         }

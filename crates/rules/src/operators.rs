@@ -21,23 +21,23 @@ pub(crate) fn truth(value: &Value<'_>) -> Result<bool, Error> {
 
 pub(crate) fn binary<'r>(
     op: BinaryOp,
-    left: Value<'r>,
-    right: Value<'r>,
+    left: &Value<'r>,
+    right: &Value<'r>,
     meter: &mut Meter,
 ) -> Result<Value<'r>, Error> {
     match op {
-        BinaryOp::Add => add(&left, &right, meter),
-        BinaryOp::Subtract | BinaryOp::Multiply | BinaryOp::Divide => arithmetic(op, &left, &right),
-        BinaryOp::IntegerDivide | BinaryOp::Remainder => integer_division(op, &left, &right),
-        BinaryOp::TopicMatch => topic_match(&left, &right).map(Value::Bool),
+        BinaryOp::Add => add(left, right, meter),
+        BinaryOp::Subtract | BinaryOp::Multiply | BinaryOp::Divide => arithmetic(op, left, right),
+        BinaryOp::IntegerDivide | BinaryOp::Remainder => integer_division(op, left, right),
+        BinaryOp::TopicMatch => topic_match(left, right).map(Value::Bool),
         _ => {
-            meter.steps(weight(&left) + weight(&right))?;
-            compare(op, &left, &right).map(Value::Bool)
+            meter.steps(weight(left) + weight(right))?;
+            compare(op, left, right).map(Value::Bool)
         }
     }
 }
 
-pub(crate) fn negate<'r>(value: &Value<'r>) -> Result<Value<'r>, Error> {
+pub(crate) fn negate<'r>(value: &Value<'_>) -> Result<Value<'r>, Error> {
     match number(value, "-")? {
         Number::Int(value) => value.checked_neg().map(Value::Int).ok_or(Error::Overflow),
         Number::Float(value) => Ok(Value::Float(-value)),
@@ -70,7 +70,7 @@ pub(crate) fn slice<'r>(
         return Err(Error::InvalidArgument { operation: "a range index", expected: "positions from 1" });
     }
     meter.elements(items.len())?;
-    let len = items.len() as i64;
+    let len = i64::try_from(items.len()).unwrap_or(i64::MAX);
     let from_front = |index: i64| if index < 0 { len.saturating_add(index) } else { index - 1 };
     let (first, last) = (from_front(first).max(0), from_front(last).min(len - 1));
     let count = usize::try_from(last.saturating_sub(first).saturating_add(1)).unwrap_or(0);
@@ -262,6 +262,7 @@ pub(crate) enum Number {
 }
 
 impl Number {
+    #[expect(clippy::cast_precision_loss, reason = "a float beside an integer makes both floats")]
     pub(crate) fn as_f64(self) -> f64 {
         match self {
             Self::Int(value) => value as f64,

@@ -33,9 +33,9 @@ impl Path {
                     return None;
                 }
                 if position == 0 {
-                    root = name
+                    root = name;
                 } else {
-                    steps.push(PathStep::Key(name.into()))
+                    steps.push(PathStep::Key(name.into()));
                 }
                 while let Some((index, rest)) =
                     indexes.strip_prefix('[').and_then(|rest| rest.split_once(']'))

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::event::Event;
-use crate::json::{self, Tape};
 use crate::path::{Path, PathStep};
 use crate::program::{Program, Slot};
 use crate::value::{Value, write_members};
@@ -130,9 +129,8 @@ impl<'n, I: Iterator<Item = (&'n Box<str>, &'static str)> + Clone> fmt::Debug fo
 }
 
 fn decode(text: Cow<'_, str>) -> Value<'_> {
-    let mut tape = Tape::default();
     match text {
-        Cow::Borrowed(text) => json::decode(text, &mut tape).unwrap_or_default(),
-        Cow::Owned(text) => json::decode(&text, &mut tape).map(Value::into_owned).unwrap_or_default(),
+        Cow::Borrowed(text) => Value::from_json(text).unwrap_or_default(),
+        Cow::Owned(text) => Value::from_json(&text).map(Value::into_owned).unwrap_or_default(),
     }
 }

@@ -38,8 +38,8 @@ impl RuleSet {
             if seen.insert(rule.id(), position).is_some() {
                 return Err(DuplicateRuleId { id: rule.id().to_owned() });
             }
-            for filter in rule.filters() {
-                let filter = TopicFilter::parse(filter).expect("a compiled rule's filters were checked");
+            // A compiled rule's filters have been checked, so all of them parse.
+            for filter in rule.filters().flat_map(TopicFilter::parse) {
                 index.insert(filter, position, ());
             }
         }

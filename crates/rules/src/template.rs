@@ -184,9 +184,8 @@ fn in_place<'o>(row: &'o Row<'_>, path: &Path) -> Option<&'o [u8]> {
     match row.computed(path.root()) {
         Some(Value::Str(text)) => Some(text.as_bytes()),
         Some(Value::Bytes(bytes)) => Some(bytes),
-        Some(_) => None,
         None if row.has_star() && path.root() == "payload" => row.event().raw_payload(),
-        None => None,
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use crate::json::{RawJson, write_f64, write_string};
+use crate::json::{JsonError, RawJson, Tape, decode, write_f64, write_string};
 
 /// An object that a rule has made or changed, ordered by name.
 pub type Map<'a> = BTreeMap<Cow<'a, str>, Value<'a>>;
@@ -51,6 +51,15 @@ impl<'a> Value<'a> {
             Ok(text) => Self::Str(text.into()),
             Err(_) => Self::Bytes(bytes.into()),
         }
+    }
+
+    /// The value that a JSON text is; its arrays and objects stay slices of the text.
+    ///
+    /// # Errors
+    ///
+    /// Where and why the text is not JSON.
+    pub fn from_json(text: &'a str) -> Result<Self, JsonError> {
+        decode(text, &mut Tape::default())
     }
 
     pub(crate) fn array(items: Vec<Value<'a>>) -> Self {
@@ -107,6 +116,7 @@ impl<'a> Value<'a> {
     }
 
     /// The value under a name of an object; undefined in everything else.
+    #[must_use]
     pub fn get(&self, key: &str) -> Value<'a> {
         match self {
             Self::Map(map) => map.get(key).cloned().unwrap_or_default(),
@@ -125,6 +135,7 @@ impl<'a> Value<'a> {
     }
 
     /// An element of an array, from 1, or negative from the end; undefined where there is none.
+    #[must_use]
     pub fn element(&self, index: i64) -> Value<'a> {
         let at = |len: usize| {
             let from_end = || (len + 1).checked_sub(usize::try_from(index.unsigned_abs()).ok()?);

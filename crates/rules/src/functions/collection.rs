@@ -1,9 +1,9 @@
 //! Functions of arrays and objects.
 
-use super::{Call, elements, text};
+use super::{Call, count, elements, text};
 use crate::error::EvalErrorKind as Error;
 use crate::operators::{integer, same, weight};
-use crate::value::{Map, Value};
+use crate::value::Value;
 
 type Result<'r> = std::result::Result<Value<'r>, Error>;
 
@@ -24,7 +24,7 @@ pub(super) fn last<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'
 }
 
 pub(super) fn length<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Int(elements(call, &args[0], "length()")?.len() as i64))
+    Ok(count(elements(call, &args[0], "length()")?.len()))
 }
 
 /// Whether an array has an element, which must be of the same kind.
@@ -58,14 +58,10 @@ fn first_where<'r>(
     Ok(args.iter_mut().find(|value| wanted(value)).map(std::mem::take).unwrap_or_default())
 }
 
-pub(super) fn map_new<'r>(_: &mut Call<'_, 'r>, _: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::map(Map::new()))
-}
-
 pub(super) fn map_size<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let map = object(call, &mut args[0], "map_size()")?;
     call.meter.steps(weight(&map))?;
-    Ok(Value::Int(map.members().map_or(0, |members| members.len()) as i64))
+    Ok(count(map.members().map_or(0, |members| members.len())))
 }
 
 /// The value at a path of names separated by dots, or the default where there is none.

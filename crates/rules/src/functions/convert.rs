@@ -1,4 +1,4 @@
-//! Functions that ask for a value's kind or change it.
+//! Functions that change a value's kind.
 
 use super::number::float_to_int;
 use super::{Call, text};
@@ -64,55 +64,6 @@ fn numeric<'r>(value: &Value<'r>, operation: &'static str) -> Result<'r> {
         Value::Str(text) => as_number(text).ok_or(Error::NotANumber { operation }),
         other => Err(Error::WrongType { operation, expected: "a number or a text", found: other.kind() }),
     }
-}
-
-pub(super) fn is_null<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(args[0].is_undefined()))
-}
-
-pub(super) fn is_not_null<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(!args[0].is_undefined()))
-}
-
-/// Missing, or JSON's null.
-pub(super) fn is_null_var<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(matches!(args[0], Value::Undefined | Value::Null)))
-}
-
-pub(super) fn is_not_null_var<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(!matches!(args[0], Value::Undefined | Value::Null)))
-}
-
-pub(super) fn is_str<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(matches!(args[0], Value::Str(_) | Value::Bytes(_))))
-}
-
-pub(super) fn is_bool<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(matches!(args[0], Value::Bool(_))))
-}
-
-pub(super) fn is_int<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(matches!(args[0], Value::Int(_)) || is_big(&args[0], true)))
-}
-
-pub(super) fn is_float<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(matches!(args[0], Value::Float(_)) || is_big(&args[0], false)))
-}
-
-pub(super) fn is_num<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(matches!(args[0], Value::Int(_) | Value::Float(_) | Value::BigNumber(_))))
-}
-
-fn is_big(value: &Value<'_>, integer: bool) -> bool {
-    matches!(value, Value::BigNumber(digits) if integer != digits.contains(['.', 'e', 'E']))
-}
-
-pub(super) fn is_map<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(args[0].is_map()))
-}
-
-pub(super) fn is_array<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Bool(args[0].is_array()))
 }
 
 pub(super) fn json_encode<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {

@@ -9,45 +9,21 @@ type Result<'r> = std::result::Result<Value<'r>, Error>;
 
 /// The topic, or one level of it, counted from 1.
 pub(super) fn topic<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let Some(level) = args.first() else { return column(call, "topic") };
+    let Some(level) = args.first() else { return Ok(call.event.column("topic")) };
     let level = integer(level, "topic()")?;
     let at = usize::try_from(level).ok().and_then(|level| level.checked_sub(1));
     let at = at.ok_or(Error::InvalidArgument { operation: "topic()", expected: "a level from 1" })?;
     Ok(call.event.topic.split('/').nth(at).map_or(Value::Undefined, Value::from))
 }
 
-pub(super) fn client_id<'r>(call: &mut Call<'_, 'r>, _: &mut [Value<'r>]) -> Result<'r> {
-    column(call, "clientid")
-}
-
-pub(super) fn username<'r>(call: &mut Call<'_, 'r>, _: &mut [Value<'r>]) -> Result<'r> {
-    column(call, "username")
-}
-
-pub(super) fn peer_host<'r>(call: &mut Call<'_, 'r>, _: &mut [Value<'r>]) -> Result<'r> {
-    column(call, "peerhost")
-}
-
-pub(super) fn id<'r>(call: &mut Call<'_, 'r>, _: &mut [Value<'r>]) -> Result<'r> {
-    column(call, "id")
-}
-
-pub(super) fn qos<'r>(call: &mut Call<'_, 'r>, _: &mut [Value<'r>]) -> Result<'r> {
-    column(call, "qos")
-}
-
-pub(super) fn flags<'r>(call: &mut Call<'_, 'r>, _: &mut [Value<'r>]) -> Result<'r> {
-    column(call, "flags")
-}
-
 pub(super) fn flag<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let name = text(&mut args[0], "flag()")?;
-    Ok(column(call, "flags")?.get(&name))
+    Ok(call.event.column("flags").get(&name))
 }
 
 /// The payload, or the value at a path of names separated by dots in it.
 pub(super) fn payload<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let payload = column(call, "payload")?;
+    let payload = call.event.column("payload");
     let Some(path) = args.first_mut() else { return Ok(payload) };
     let path = text(path, "payload()")?;
     let mut value = match payload {
@@ -77,8 +53,4 @@ pub(super) fn now_timestamp<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>])
         }
     };
     scaled.map(Value::Int).ok_or(Error::Overflow)
-}
-
-fn column<'r>(call: &Call<'_, 'r>, name: &str) -> Result<'r> {
-    Ok(call.event.column(name))
 }

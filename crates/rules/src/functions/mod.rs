@@ -2,6 +2,7 @@
 
 mod collection;
 mod convert;
+mod kind;
 mod message;
 mod number;
 mod text;
@@ -12,7 +13,7 @@ use crate::error::EvalErrorKind as Error;
 use crate::event::Event;
 use crate::json::{self, JsonError, Tape};
 use crate::meter::Meter;
-use crate::value::Value;
+use crate::value::{Map, Value};
 
 /// One row of the table.
 #[derive(Debug)]
@@ -22,7 +23,16 @@ pub(crate) struct Function {
     pub(crate) usage: &'static str,
     least: usize,
     most: usize,
-    pub(crate) run: Run,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// A question about one value.
+    Test(fn(&Value<'_>) -> bool),
+    /// A column of the event.
+    Column(&'static str),
+    Run(Run),
 }
 
 /// The arguments may be taken out of the slice; their number was checked against the table.
@@ -55,36 +65,44 @@ impl<'r> Call<'_, 'r> {
 const ANY: usize = usize::MAX;
 
 const fn function(name: &'static str, usage: &'static str, least: usize, most: usize, run: Run) -> Function {
-    Function { name, usage, least, most, run }
+    Function { name, usage, least, most, body: Body::Run(run) }
+}
+
+const fn test(name: &'static str, usage: &'static str, test: fn(&Value<'_>) -> bool) -> Function {
+    Function { name, usage, least: 1, most: 1, body: Body::Test(test) }
+}
+
+const fn column(name: &'static str, usage: &'static str, column: &'static str) -> Function {
+    Function { name, usage, least: 0, most: 0, body: Body::Column(column) }
 }
 
 static FUNCTIONS: &[Function] = &[
     function("abs", "abs(number)", 1, 1, number::abs),
     function("bool", "bool(value)", 1, 1, convert::bool),
     function("ceil", "ceil(number)", 1, 1, number::ceil),
-    function("clientid", "clientid()", 0, 0, message::client_id),
-    function("clientip", "clientip()", 0, 0, message::peer_host),
+    column("clientid", "clientid()", "clientid"),
+    column("clientip", "clientip()", "peerhost"),
     function("coalesce", "coalesce(value, ...) or coalesce(array)", 1, ANY, collection::coalesce),
     function("coalesce_ne", "coalesce_ne(value, ...) or coalesce_ne(array)", 1, ANY, collection::coalesce_ne),
     function("concat", "concat(text, ...) or concat(array)", 1, ANY, text::concat),
     function("contains", "contains(element, array)", 2, 2, collection::contains),
     function("first", "first(array)", 1, 1, collection::first),
     function("flag", "flag(name)", 1, 1, message::flag),
-    function("flags", "flags()", 0, 0, message::flags),
+    column("flags", "flags()", "flags"),
     function("float", "float(value) or float(value, decimals)", 1, 2, convert::float),
     function("floor", "floor(number)", 1, 1, number::floor),
     function("int", "int(value)", 1, 1, convert::int),
-    function("is_array", "is_array(value)", 1, 1, convert::is_array),
-    function("is_bool", "is_bool(value)", 1, 1, convert::is_bool),
-    function("is_float", "is_float(value)", 1, 1, convert::is_float),
-    function("is_int", "is_int(value)", 1, 1, convert::is_int),
-    function("is_map", "is_map(value)", 1, 1, convert::is_map),
-    function("is_not_null", "is_not_null(value)", 1, 1, convert::is_not_null),
-    function("is_not_null_var", "is_not_null_var(value)", 1, 1, convert::is_not_null_var),
-    function("is_null", "is_null(value)", 1, 1, convert::is_null),
-    function("is_null_var", "is_null_var(value)", 1, 1, convert::is_null_var),
-    function("is_num", "is_num(value)", 1, 1, convert::is_num),
-    function("is_str", "is_str(value)", 1, 1, convert::is_str),
+    test("is_array", "is_array(value)", kind::is_array),
+    test("is_bool", "is_bool(value)", kind::is_bool),
+    test("is_float", "is_float(value)", kind::is_float),
+    test("is_int", "is_int(value)", kind::is_int),
+    test("is_map", "is_map(value)", kind::is_map),
+    test("is_not_null", "is_not_null(value)", kind::is_not_null),
+    test("is_not_null_var", "is_not_null_var(value)", kind::is_not_null_var),
+    test("is_null", "is_null(value)", kind::is_null),
+    test("is_null_var", "is_null_var(value)", kind::is_null_var),
+    test("is_num", "is_num(value)", kind::is_num),
+    test("is_str", "is_str(value)", kind::is_str),
     function("json_decode", "json_decode(text)", 1, 1, convert::json_decode),
     function("json_encode", "json_encode(value)", 1, 1, convert::json_encode),
     function("last", "last(array)", 1, 1, collection::last),
@@ -92,16 +110,16 @@ static FUNCTIONS: &[Function] = &[
     function("lower", "lower(text)", 1, 1, text::lower),
     function("ltrim", "ltrim(text) or ltrim(text, characters)", 1, 2, text::ltrim),
     function("map_get", "map_get(path, object) or map_get(path, object, default)", 2, 3, collection::map_get),
-    function("map_new", "map_new()", 0, 0, collection::map_new),
+    function("map_new", "map_new()", 0, 0, |_, _| Ok(Value::map(Map::new()))),
     function("map_size", "map_size(object)", 1, 1, collection::map_size),
     function("mget", "mget(name, object) or mget(name, object, default)", 2, 3, collection::mget),
     function("mod", "mod(integer, integer)", 2, 2, number::modulo),
-    function("msgid", "msgid()", 0, 0, message::id),
+    column("msgid", "msgid()", "id"),
     function("now_timestamp", "now_timestamp() or now_timestamp(unit)", 0, 1, message::now_timestamp),
     function("nth", "nth(position, array)", 2, 2, collection::nth),
     function("payload", "payload() or payload(path)", 0, 1, message::payload),
-    function("peerhost", "peerhost()", 0, 0, message::peer_host),
-    function("qos", "qos()", 0, 0, message::qos),
+    column("peerhost", "peerhost()", "peerhost"),
+    column("qos", "qos()", "qos"),
     function("round", "round(number)", 1, 1, number::round),
     function("rtrim", "rtrim(text) or rtrim(text, characters)", 1, 2, text::rtrim),
     function("split", "split(text, separator) or split(text, separator, mode)", 2, 3, text::split),
@@ -112,7 +130,7 @@ static FUNCTIONS: &[Function] = &[
     function("topic", "topic() or topic(level)", 0, 1, message::topic),
     function("trim", "trim(text) or trim(text, characters)", 1, 2, text::trim),
     function("upper", "upper(text)", 1, 1, text::upper),
-    function("username", "username()", 0, 0, message::username),
+    column("username", "username()", "username"),
 ];
 
 /// The function of that name, in any case of letters.
@@ -125,6 +143,19 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Function> {
 }
 
 impl Function {
+    pub(crate) fn run<'r>(
+        &self,
+        call: &mut Call<'_, 'r>,
+        args: &mut [Value<'r>],
+    ) -> Result<Value<'r>, Error> {
+        match (&self.body, &mut *args) {
+            (Body::Test(test), [value]) => Ok(Value::Bool(test(value))),
+            (Body::Column(column), _) => Ok(call.event.column(column)),
+            (Body::Run(run), args) => run(call, args),
+            (Body::Test(_), _) => Ok(Value::Undefined),
+        }
+    }
+
     pub(crate) fn takes(&self, arguments: usize) -> bool {
         (self.least..=self.most).contains(&arguments)
     }
@@ -159,4 +190,9 @@ fn elements<'r>(
     let items = value.elements().ok_or(wrong)?;
     call.meter.elements(items.len())?;
     Ok(items)
+}
+
+/// A number of things as a value.
+fn count<'r>(things: usize) -> Value<'r> {
+    Value::Int(i64::try_from(things).unwrap_or(i64::MAX))
 }

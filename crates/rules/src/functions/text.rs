@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Call, text};
+use super::{Call, count, text};
 use crate::error::EvalErrorKind as Error;
 use crate::operators::{integer, join};
 use crate::value::Value;
@@ -36,7 +36,7 @@ pub(super) fn strlen<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
     const BYTES_A_STEP: usize = 64;
     let text = text(&mut args[0], "strlen()")?;
     call.meter.steps(text.len() / BYTES_A_STEP)?;
-    Ok(Value::Int(text.chars().count() as i64))
+    Ok(count(text.chars().count()))
 }
 
 /// From a position that counts from 0, to the end or for a number of characters.
@@ -66,6 +66,7 @@ pub(super) fn rtrim<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Resu
     trimmed(call, args, "rtrim()", Side { start: false, end: true })
 }
 
+#[derive(Clone, Copy)]
 struct Side {
     start: bool,
     end: bool,

@@ -218,8 +218,10 @@ impl<'s> Lexer<'s, '_> {
         }
     }
 
+    /// A character, or a run of the same one, that no token begins with.
     fn stray(&mut self, c: char) {
-        let span = Span::new(self.at, self.at + c.len_utf8());
+        let len = self.rest().len() - self.rest().trim_start_matches(c).len();
+        let span = Span::new(self.at, self.at + len);
         let hint = match c {
             '\u{2018}' | '\u{2019}' | '\u{201C}' | '\u{201D}' | '`' => {
                 Some("a text stands in '...', a name or a topic filter in \"...\"")
@@ -232,9 +234,9 @@ impl<'s> Lexer<'s, '_> {
             _ => None,
         };
         self.diagnostics.push(
-            Diagnostic::error(span, format!("`{}` has no meaning here", c.escape_debug()))
+            Diagnostic::error(span, format!("the character {c:?} has no meaning here"))
                 .maybe_hint(hint.map(str::to_owned)),
         );
-        self.at += c.len_utf8();
+        self.at += len;
     }
 }

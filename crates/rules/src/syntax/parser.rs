@@ -27,6 +27,10 @@ pub(crate) fn parse(sql: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Stat
         return None;
     }
     let tokens = tokenize(sql, diagnostics);
+    if !diagnostics.is_empty() {
+        // Whatever the grammar says about a text with holes in it is noise.
+        return None;
+    }
     let mut parser = Parser { tokens, at: 0, nesting: 0, diagnostics };
     parser.statement().ok()
 }
@@ -583,7 +587,14 @@ impl<'s> Parser<'s, '_> {
     fn report_expected(&mut self, what: &str) {
         let span = self.span();
         let hint = match self.token() {
-            Token::Word(word) => self.word_hint(word),
+            Token::Word(word) if is_reserved(word) && what.starts_with("a ") => Some(format!(
+                "{} is a keyword; a column of that name is written \"{word}\"",
+                word.to_uppercase()
+            )),
+            Token::Word(word) => foreign(word).or_else(|| {
+                let keyword = closest(word, ["FROM", "WHERE", "AND", "AS"])?;
+                (!keyword.eq_ignore_ascii_case(word)).then(|| format!("did you mean {keyword}?"))
+            }),
             _ => None,
         };
         let message = format!("expected {what}, found {}", self.describe());
@@ -593,20 +604,6 @@ impl<'s> Parser<'s, '_> {
     fn fail_expected<T>(&mut self, what: &str) -> Parsed<T> {
         self.report_expected(what);
         Err(Reported)
-    }
-
-    fn word_hint(&self, word: &str) -> Option<String> {
-        if is_reserved(word) && !["LIKE", "BETWEEN", "IS"].iter().any(|k| word.eq_ignore_ascii_case(k)) {
-            return Some(format!(
-                "{} is a keyword; a column of that name is written \"{word}\"",
-                word.to_uppercase()
-            ));
-        }
-        foreign(word).or_else(|| {
-            closest(word, ["FROM", "WHERE", "AND", "AS"])
-                .filter(|k| !k.eq_ignore_ascii_case(word))
-                .map(|k| format!("did you mean {k}?"))
-        })
     }
 
     fn fail_at_end<T>(&mut self, after_condition: bool) -> Parsed<T> {

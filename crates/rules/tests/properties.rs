@@ -1,0 +1,237 @@
+//! No text and no payload makes the crate panic, hang or contradict serde_json.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+
+use proptest::prelude::*;
+use tidegate_rules::{EvalLimits, EvalScratch, Event, Missing, Rule, Template, Value};
+
+/// Compiles, evaluates, prints and renders, whatever comes of it.
+fn exercise(sql: &str, payload: &[u8]) {
+    let rule = match Rule::compile("rule", sql) {
+        Ok(rule) => rule,
+        Err(error) => {
+            assert!(!error.diagnostics().is_empty());
+            error.render("rule", sql);
+            return;
+        }
+    };
+    let mut event = Event::publish("t/a", "client", payload);
+    event.timestamp_ms = i64::MAX;
+    let limits = EvalLimits { steps: 20_000, bytes: 1 << 20 };
+    let mut scratch = EvalScratch::with_limits(limits);
+    let template = Template::compile("${a} ${payload.a[1]} ${.}").unwrap();
+    let Ok(outcome) = rule.evaluate(&mut scratch.start(&event)) else { return };
+    for row in outcome.rows() {
+        let mut json = Vec::new();
+        row.write_json(&mut json);
+        serde_json::from_slice::<serde_json::Value>(&json).expect("a row is JSON");
+        template.render(row, Missing::Empty, &mut json).unwrap();
+        template.render_value(row, &mut json);
+    }
+}
+
+/// Pieces that statements are made of, so that random ones come near to compiling.
+const PIECES: &[&str] = &[
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "AND",
+    "OR",
+    "NOT",
+    "IN",
+    "AS",
+    "CASE",
+    "WHEN",
+    "THEN",
+    "ELSE",
+    "END",
+    "div",
+    "mod",
+    "*",
+    "+",
+    "-",
+    "/",
+    "=",
+    "!=",
+    "<",
+    ">=",
+    "=~",
+    "(",
+    ")",
+    "[",
+    "]",
+    ",",
+    ".",
+    "..",
+    "\"t/#\"",
+    "'a'",
+    "1",
+    "0",
+    "-0",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "99999999999999999999",
+    "1.5",
+    "1e308",
+    "true",
+    "null",
+    "payload",
+    "payload.a",
+    "a",
+    "clientid",
+    "pub_props",
+    "abs",
+    "split",
+    "substr",
+    "float",
+    "map_get",
+    "nth",
+    "json_decode",
+    "round",
+    "[1..1000000]",
+    "SELECT * FROM \"t/#\" WHERE",
+    "now_timestamp",
+];
+
+fn statement() -> impl Strategy<Value = String> {
+    proptest::collection::vec(proptest::sample::select(PIECES), 0..24).prop_map(|pieces| pieces.join(" "))
+}
+
+/// Expressions that do compile, around every operator and odd value.
+fn expression() -> impl Strategy<Value = String> {
+    const LEAVES: &[&str] = &[
+        "0",
+        "-1",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "99999999999999999999",
+        "1.5",
+        "-1e308",
+        "''",
+        "'a'",
+        "'7'",
+        "true",
+        "null",
+        "payload",
+        "payload.a",
+        "payload.b.c",
+        "payload.l[-1]",
+        "payload.l[1..2]",
+        "nope",
+        "[]",
+        "flags",
+        "map_new()",
+        "payload.l",
+    ];
+    const BINARY: &[&str] =
+        &["+", "-", "*", "/", "div", "mod", "=", "!=", "<", "<=", ">", ">=", "=~", "AND", "OR"];
+    const UNARY: &[&str] = &[
+        "-",
+        "NOT ",
+        "abs",
+        "str",
+        "int",
+        "float",
+        "round",
+        "floor",
+        "upper",
+        "trim",
+        "strlen",
+        "length",
+        "json_encode",
+        "json_decode",
+        "coalesce",
+        "concat",
+        "is_null",
+        "map_size",
+        "bool",
+        "topic",
+    ];
+    proptest::sample::select(LEAVES).prop_map(str::to_owned).prop_recursive(5, 24, 3, |inner| {
+        prop_oneof![
+            (inner.clone(), proptest::sample::select(BINARY), inner.clone())
+                .prop_map(|(l, op, r)| format!("({l} {op} {r})")),
+            (proptest::sample::select(UNARY), inner.clone()).prop_map(|(f, x)| format!("{f}({x})")),
+            (inner.clone(), inner.clone(), inner.clone())
+                .prop_map(|(a, b, c)| format!("CASE WHEN {a} THEN {b} ELSE {c} END")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("[{a}, {b}]")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("substr({a}, {b}, 2)")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("split({a}, {b})")),
+            (inner.clone(), inner).prop_map(|(a, b)| format!("{a} IN ({b}, 1)")),
+        ]
+    })
+}
+
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::Value as Json;
+    let leaf = prop_oneof![
+        Just(Json::Null),
+        any::<bool>().prop_map(Json::from),
+        any::<i64>().prop_map(Json::from),
+        any::<u64>().prop_map(Json::from),
+        // serde_json reads other floats with an error in the last digit unless it is told not to.
+        any::<i32>().prop_map(|n| Json::from(f64::from(n) / 64.0)),
+        "[a-z\"\\\\\\n\u{e9}\u{1F438}]{0,12}".prop_map(Json::from),
+    ];
+    leaf.prop_recursive(4, 32, 5, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..5).prop_map(Json::from),
+            proptest::collection::hash_map("[a-d\"]{0,2}", inner, 0..5)
+                .prop_map(|m| Json::Object(m.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_panics(sql in any::<String>()) {
+        exercise(&sql, b"{}");
+        let _ = Template::compile(&sql);
+    }
+
+    #[test]
+    fn no_sequence_of_tokens_panics(sql in statement(), payload in "\\PC{0,32}") {
+        exercise(&sql, payload.as_bytes());
+    }
+
+    #[test]
+    fn no_expression_panics_on_any_payload(a in expression(), b in expression(), payload in json()) {
+        let sql = format!("SELECT {a} AS a, {b} AS a.b, {b} AS payload.l[1] FROM \"#\" WHERE is_null({b}) OR true");
+        exercise(&sql, payload.to_string().as_bytes());
+    }
+
+    #[test]
+    fn no_payload_panics(payload in proptest::collection::vec(any::<u8>(), 0..64)) {
+        exercise("SELECT *, payload.a[1] AS a, payload.b.c AS b FROM \"#\"", &payload);
+    }
+
+    #[test]
+    fn json_is_what_serde_json_says_it_is(json in json(), pretty in any::<bool>()) {
+        let text = if pretty { serde_json::to_string_pretty(&json).unwrap() } else { json.to_string() };
+        let value = Value::from_json(&text).expect("serde_json writes JSON");
+        for value in [value.clone(), value.into_owned()] {
+            let mut out = Vec::new();
+            value.write_json(&mut out);
+            let back: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(&back, &json);
+        }
+    }
+
+    #[test]
+    fn what_serde_json_refuses_is_refused(json in json(), at in any::<prop::sample::Index>(), byte in "[\\[\\]{},:\"0-9eE.a-z \\\\-]") {
+        let mut text = json.to_string();
+        let at = at.index(text.len() + 1);
+        if text.is_char_boundary(at) {
+            text.insert_str(at, &byte);
+        }
+        let ours = Value::from_json(&text).is_ok();
+        match serde_json::from_str::<serde_json::Value>(&text) {
+            Ok(_) => prop_assert!(ours, "{} is JSON", text),
+            // A number beyond f64 is kept as written here, so that what follows it decides.
+            Err(error) if error.to_string().contains("number out of range") => {}
+            Err(error) => prop_assert!(!ours, "{}: {}", text, error),
+        }
+    }
+}
