@@ -31,6 +31,7 @@
 
 mod error;
 mod filter;
+mod index;
 mod name;
 mod retained_tree;
 mod share;
