@@ -9,6 +9,8 @@ use std::{env, fs, io};
 
 use crate::ledger::Found;
 
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/kafka");
+
 /// Why a real Kafka could not be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -223,14 +225,32 @@ impl RealKafka {
         Ok(records)
     }
 
+    /// Appends records with Kafka's own console producer: text without line breaks, keys without tabs.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when Kafka does not take them.
+    pub fn append(
+        &self,
+        topic: &str,
+        records: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(), KafkaError> {
+        let input = self.dir.join("append.txt");
+        let lines: Vec<_> = records.into_iter().map(|(key, value)| format!("{key}\t{value}")).collect();
+        fs::write(&input, lines.join("\n"))?;
+        let args = ["tool", "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", self.bootstrap()];
+        let args = args.into_iter().chain(["--topic", topic, "--reader-property", "parse.key=true"]);
+        run(Command::new(SCRIPT).args(args).stdin(fs::File::open(input)?), "tool ConsoleProducer").map(drop)
+    }
+
     fn signal(&self, signal: &str) -> Result<(), KafkaError> {
         let pid = self.pid()?.to_string();
         run(Command::new("kill").args([signal, &pid]), &format!("(kill {signal})")).map(drop)
     }
 
     fn script<A: AsRef<OsStr>>(&self, command: &str, args: &[A]) -> Result<Vec<u8>, KafkaError> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kafka");
-        run(Command::new(script).arg(command).arg("--dir").arg(&self.dir).args(args), command)
+        let mut script = Command::new(SCRIPT);
+        run(script.arg(command).arg("--dir").arg(&self.dir).args(args).stdin(Stdio::null()), command)
     }
 }
 
@@ -296,7 +316,7 @@ fn output(command: &str, text: &str) -> KafkaError {
 }
 
 fn run(command: &mut Command, name: &str) -> Result<Vec<u8>, KafkaError> {
-    let output = command.stdin(Stdio::null()).output()?;
+    let output = command.output()?;
     if output.status.success() {
         return Ok(output.stdout);
     }
