@@ -29,6 +29,14 @@ impl<'a> Reader<'a> {
         self.bytes.len() - self.position
     }
 
+    /// Takes the next byte if it is 0: a length of nothing.
+    #[inline]
+    pub(crate) fn take_zero(&mut self) -> bool {
+        let is_zero = self.bytes.get(self.position) == Some(&0);
+        self.position += usize::from(is_zero);
+        is_zero
+    }
+
     /// Refuses bytes that nothing has read.
     pub(crate) const fn finish(&self) -> Result<(), Fault> {
         match self.remaining() {

@@ -19,9 +19,11 @@ pub(super) fn decode<'a>(
         QoS::AtMostOnce => None,
         QoS::AtLeastOnce | QoS::ExactlyOnce => Some(body.packet_id()?),
     };
-    let properties = match version {
-        Version::V3_1 | Version::V3_1_1 => PublishProperties::default(),
-        Version::V5 => properties(body, role, limits)?,
+    // Most messages have none.
+    let properties = if version == Version::V5 && !body.take_zero() {
+        properties(body, role, limits)?
+    } else {
+        PublishProperties::default()
     };
     if topic.is_empty() && properties.topic_alias.is_none() {
         return Err(Fault::EmptyTopic);
