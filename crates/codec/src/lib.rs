@@ -61,11 +61,12 @@ mod packet_type;
 mod property;
 mod reader;
 mod reason;
+mod statement;
+mod subscription_identifiers;
 mod user_properties;
 
 pub use decode::{Decoded, Decoder, Limits, Role};
 pub use error::{Answer, DecodeError, EncodeError, ErrorKind, Fault};
-pub use model::SubscriptionIdentifierIter;
 pub use packet::{
     Auth, ConnAck, ConnAckProperties, Connect, ConnectProperties, Disconnect, Packet, PacketId, PubAck,
     Publish, PublishProperties, QoS, RetainHandling, SubAck, Subscribe, SubscribeFilter, SubscribeOptions,
@@ -74,4 +75,5 @@ pub use packet::{
 pub use packet_type::PacketType;
 pub use property::Property;
 pub use reason::ReasonCode;
+pub use subscription_identifiers::SubscriptionIdentifierIter;
 pub use user_properties::{UserProperties, UserPropertyIter};
