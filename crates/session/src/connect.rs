@@ -166,7 +166,7 @@ pub(crate) fn accept(
             ..ConnAckProperties::default()
         },
     };
-    let session_present = welcome.state == SessionState::Resumed && connect.version != Version::V3_1;
+    let session_present = welcome.state == SessionState::Resumed;
     let accepted = ConnAck { session_present, reason: ReasonCode::Success, properties };
     link.answer(&Packet::ConnAck(Box::new(accepted)), out);
 }

@@ -271,7 +271,6 @@ impl Outbound {
     fn repeat(&mut self, link: &Link, releases: Releases, now: Instant, out: &mut Vec<u8>) {
         // Those that wait for PUBCOMP count against the window as well: the client counts them.
         let mut open = self.in_flight.len() - self.to_repeat;
-        let mut is_held_back = false;
         self.in_flight.retain_mut(|message| match &mut message.stage {
             Stage::Released => {
                 if releases == Releases::Repeat {
@@ -281,8 +280,8 @@ impl Outbound {
             }
             Stage::Published { on_link: true, .. } => true,
             Stage::Published { delivery, on_link } => {
-                is_held_back |= link.holds_back(delivery.qos, open);
-                if is_held_back {
+                // The window does not open again on the way: once one waits, all behind it wait.
+                if link.holds_back(delivery.qos, open) {
                     return true;
                 }
                 self.to_repeat -= 1;
@@ -299,8 +298,8 @@ impl Outbound {
     }
 
     fn drain(&mut self, link: &Link, now: Instant, out: &mut Vec<u8>) {
-        while self.to_repeat == 0
-            && let Some(next) = self.queue.front()
+        // As long as something has to be repeated the window is full, and only QoS 0 gets through here.
+        while let Some(next) = self.queue.front()
             && !link.holds_back(next.qos, self.in_flight.len())
             && let Some(delivery) = self.dequeue()
         {

@@ -157,8 +157,8 @@ fn a_refusal_names_its_reason_in_v5_and_is_an_acknowledgement_in_3_x() {
         if version == Version::V5 {
             assert!(harness.publish(publish(Q2, 2)).is_some(), "[MQTT5-4.3.3-9]");
         } else {
-            harness.pubrel(2);
-            assert_eq!(harness.sent(), ["PUBCOMP #2"]);
+            harness.handle(Packet::Publish(repeated(Q2, 2)));
+            assert_eq!(harness.sent(), ["PUBREC #2"], "it is known until PUBREL");
         }
     }
 }
@@ -291,6 +291,18 @@ fn what_old_connections_left_behind_never_locks_a_client_out_nor_grows() {
             assert_eq!(harness.sent(), [expected]);
         }
     }
+}
+
+#[test]
+fn a_repeated_message_counts_against_the_window_of_its_new_connection() {
+    let mut harness = Harness::with(&resumable(Version::V5), window_of(2));
+    let token = harness.publish(publish(Q2, 1)).unwrap();
+    harness.acknowledge(token, ReasonCode::Success);
+    harness.reconnect(&resumable(Version::V5));
+    harness.handle(Packet::Publish(repeated(Q2, 1)));
+    harness.publish(publish(Q1, 2));
+    let too_many = Violation::ReceiveMaximumExceeded { maximum: 2 };
+    assert_eq!(harness.violation(Packet::Publish(publish(Q1, 3))), too_many);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use tidegate_codec::Version;
 use tidegate_session::{Delivered, Ended, Limits, SessionState};
 
-use crate::harness::{Harness, Q0, Q1, Q2, VERSIONS, resumable, small_window};
+use crate::harness::{Harness, Q0, Q1, Q2, VERSIONS, publish, repeated, resumable, small_window};
 
 #[test]
 fn mqtt5_4_4_0_1_what_was_in_flight_is_repeated_in_its_order_with_its_identifiers() {
@@ -85,6 +85,23 @@ fn an_acknowledgement_may_come_before_the_repeat() {
 }
 
 #[test]
+fn nothing_new_overtakes_a_repeat_that_a_congested_socket_held_back() {
+    let mut harness = Harness::connected(Version::V5);
+    for topic in ["a", "b", "c", "d"] {
+        harness.deliver(topic, Q1);
+    }
+    assert_eq!(harness.reconnect(&small_window(2)), ["PUBLISH q1 #1 DUP a", "PUBLISH q1 #2 DUP b"]);
+    harness.session.set_congested(true);
+    for number in 1..=3 {
+        harness.puback(number);
+    }
+    harness.session.set_congested(false);
+    assert_eq!(harness.deliver("e", Q1), Delivered::Queued);
+    harness.session.resume_sending(harness.now, &mut harness.out);
+    assert_eq!(harness.sent(), ["PUBLISH q1 #4 DUP d", "PUBLISH q1 #5 e"]);
+}
+
+#[test]
 fn mqtt5_3_1_2_25_a_repeat_that_became_too_large_is_dropped_and_the_next_follows() {
     let mut harness = Harness::connected(Version::V5);
     harness.deliver("a/rather/long/topic/name", Q1);
@@ -114,9 +131,11 @@ fn a_session_may_be_resumed_with_another_version() {
 fn an_old_connection_that_was_never_ended_gives_way() {
     let mut harness = Harness::connected(Version::V5);
     harness.deliver("a", Q1);
+    harness.publish(publish(Q1, 7));
     harness.packets();
     harness.connect(&resumable(Version::V5), SessionState::Resumed);
     assert_eq!(harness.sent(), ["CONNACK present", "PUBLISH q1 #1 DUP a"]);
+    assert!(harness.publish(repeated(Q1, 7)).is_some());
 }
 
 #[test]
