@@ -234,7 +234,10 @@ impl Queue {
             ErrorClass::NewProducerId if code == OUT_OF_ORDER_SEQUENCE && self.failed => {
                 class = ErrorClass::RetryInPlace;
             }
-            ErrorClass::NewProducerId => self.needs_identity = true,
+            ErrorClass::NewProducerId => {
+                self.back_off(now, class);
+                self.needs_identity = true;
+            }
             ErrorClass::Split(reason) => batch.refused = Some(reason),
             ErrorClass::RetryWithMetadata | ErrorClass::RetryInPlace | ErrorClass::Park => {
                 self.back_off(now, class);

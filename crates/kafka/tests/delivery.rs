@@ -1,0 +1,237 @@
+//! Records reach Kafka as they were offered, and acknowledgements say what happened.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use support::{Stream, Told, check_counts, config, start, until};
+use tidegate_kafka::{Config, Reader, State, TopicLayout, murmur2};
+use tidegate_minikafka::{ApiKey, Effect, ErrorCode, MiniKafka, On};
+use tidegate_sink::{Feed, Offer, Outcome, Record, Rejection};
+use tokio::time::Instant;
+
+#[tokio::test]
+async fn a_record_arrives_as_it_was_offered_on_the_partition_that_java_would_choose() {
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    kafka.create_topic("t", 7).unwrap();
+    let producer = start(config(&kafka.bootstrap()));
+    let told = Arc::new(Told::default());
+    let headers: [(&str, Option<&[u8]>); 3] = [("a", Some(b"1")), ("a", None), ("\u{f6}", Some(b""))];
+    let big = vec![7_u8; 300_000];
+    let records = [
+        Record {
+            key: Some(b"foobar"),
+            value: Some(b"v"),
+            headers: &headers,
+            timestamp_ms: 12,
+            ..Record::new("t")
+        },
+        Record { key: Some(b""), value: None, timestamp_ms: 10, ..Record::new("t") },
+        Record { key: None, value: Some(b""), timestamp_ms: 900_000_000_000, ..Record::new("t") },
+        Record { key: Some(b"foobar"), value: Some(&big), partition: Some(3), ..Record::new("t") },
+    ];
+    for (token, record) in records.iter().enumerate() {
+        assert!(matches!(producer.offer(record, Some(told.ack(token as u64))), Offer::Taken));
+    }
+    producer.flush();
+    told.wait(4, &producer).await;
+    assert_eq!(told.ended(Outcome::Delivered), 4);
+
+    let ledger = kafka.ledger("t").unwrap();
+    assert_eq!(ledger.len(), 4);
+    let java = |key: &[u8]| (murmur2(key) & 0x7fff_ffff) % 7;
+    for record in &records {
+        let found =
+            ledger.iter().find(|f| f.value.as_deref() == record.value && f.key.as_deref() == record.key);
+        let found = found.unwrap_or_else(|| panic!("{record:?}"));
+        assert_eq!(found.timestamp_ms, record.timestamp_ms);
+        let found_headers: Vec<_> =
+            found.headers.iter().map(|(n, v)| (std::str::from_utf8(n).unwrap(), v.as_deref())).collect();
+        assert_eq!(found_headers, record.headers);
+        match (record.partition, record.key) {
+            (Some(explicit), _) => assert_eq!(found.partition, explicit.cast_signed()),
+            (None, Some(key)) => assert_eq!(found.partition, java(key)),
+            (None, None) => {}
+        }
+    }
+
+    let mut reader = Reader::connect(&config(&kafka.bootstrap()), "t").await.unwrap();
+    assert_eq!(reader.partitions(), [0, 1, 2, 3, 4, 5, 6]);
+    let fetched = reader.fetch(java(b"foobar"), 0, Duration::from_secs(1)).await.unwrap();
+    let first = &fetched.records[0];
+    assert_eq!((first.offset, first.timestamp_ms, first.value.as_deref()), (0, 12, Some(&b"v"[..])));
+    let found: Vec<_> = first.headers.iter().map(|(n, v)| (n.as_str(), v.as_deref())).collect();
+    assert_eq!(found, headers, "a header with a null value can be read back");
+    assert_eq!(reader.offsets(3).await.unwrap(), (0, 1));
+}
+
+#[tokio::test]
+async fn thousands_of_records_arrive_once_in_the_order_of_their_keys() {
+    let kafka = MiniKafka::builder().nodes(3).start().await.unwrap();
+    kafka.create_topic("t", 8).unwrap();
+    let producer = start(Config { batch_bytes: 4096, ..config(&kafka.bootstrap()) });
+    let mut stream = Stream::new("t");
+    stream.keys = 50;
+    for _ in 0..200 {
+        stream.offer(&producer, 50).await;
+        tokio::task::yield_now().await;
+    }
+    stream.settled(&producer).await;
+    assert_eq!(stream.check(&kafka), 0);
+    let status = producer.status();
+    assert_eq!((status.records.delivered, status.held_bytes, status.records.in_flight), (10_000, 0, 0));
+    assert_eq!(status.latency_buckets.iter().sum::<u64>(), status.batches);
+    assert!(status.requests < status.batches, "several partitions share a request: {status:?}");
+    assert_eq!(status.state, State::Up);
+    check_counts(&status);
+}
+
+#[tokio::test]
+async fn records_wait_in_order_for_a_kafka_that_is_down_at_start() {
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    kafka.create_topic("t", 4).unwrap();
+    kafka.faults().down(1).await;
+    let producer = start(config(&kafka.bootstrap()));
+    let mut stream = Stream::new("t");
+    stream.offer(&producer, 500).await;
+    until("it says why it waits", || matches!(producer.status().state, State::Waiting(_))).await;
+    assert_eq!(stream.told.count(), 0, "nothing is acknowledged before it is safe");
+    kafka.faults().up(1).await.unwrap();
+    stream.offer(&producer, 500).await;
+    stream.settled(&producer).await;
+    assert_eq!((stream.told.ended(Outcome::Delivered), stream.check(&kafka)), (1000, 0));
+    until("it says that it flows", || producer.status().state == State::Up).await;
+}
+
+#[tokio::test]
+async fn a_missing_topic_waits_visibly_until_someone_creates_it() {
+    let kafka = MiniKafka::builder().auto_create(false).start().await.unwrap();
+    let producer = start(config(&kafka.bootstrap()));
+    let mut stream = Stream::new("later");
+    stream.offer(&producer, 100).await;
+    until("the state names the topic", || {
+        producer.status().problems.contains(&("topic later".to_owned(), "it does not exist".to_owned()))
+    })
+    .await;
+    assert_eq!(stream.told.count(), 0);
+    kafka.create_topic("later", 3).unwrap();
+    stream.offer(&producer, 100).await;
+    stream.settled(&producer).await;
+    assert_eq!(stream.check(&kafka), 0);
+}
+
+#[tokio::test]
+async fn a_missing_topic_is_created_as_configured() {
+    let kafka = MiniKafka::builder().auto_create(false).start().await.unwrap();
+    let layout = TopicLayout { partitions: 6, ..TopicLayout::default() };
+    let producer = start(Config { create_topics: Some(layout), ..config(&kafka.bootstrap()) });
+    let mut stream = Stream::new("made");
+    stream.offer(&producer, 100).await;
+    stream.settled(&producer).await;
+    assert_eq!((stream.check(&kafka), kafka.ledger("made").unwrap().partitions()), (0, 6));
+}
+
+#[tokio::test]
+async fn a_topic_name_that_kafka_does_not_take_is_rejected() {
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    let producer =
+        start(Config { create_topics: Some(TopicLayout::default()), ..config(&kafka.bootstrap()) });
+    let told = Arc::new(Told::default());
+    let long = "x".repeat(250);
+    for (token, name) in ["no spaces", "", &long].into_iter().enumerate() {
+        assert!(matches!(producer.offer(&Record::new(name), Some(told.ack(token as u64))), Offer::Taken));
+    }
+    producer.flush();
+    told.wait(3, &producer).await;
+    assert_eq!(told.ended(Outcome::Rejected(Rejection::Invalid)), 3);
+    check_counts(&producer.status());
+}
+
+#[tokio::test]
+async fn a_full_budget_gives_records_back_until_there_is_room() {
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    kafka.create_topic("t", 2).unwrap();
+    let producer = start(Config { budget_bytes: 100_000, ..config(&kafka.bootstrap()) });
+    let told = Arc::new(Told::default());
+    assert!(matches!(producer.offer(&Record::new("t"), Some(told.ack(0))), Offer::Taken));
+    producer.flush();
+    told.wait(1, &producer).await;
+    let held = kafka.faults().inject(On::api(ApiKey::Produce), Effect::Hold);
+    let mut taken = 1;
+    let back = loop {
+        let value = [1_u8; 500];
+        match producer.offer(&Record { value: Some(&value), ..Record::new("t") }, Some(told.ack(taken))) {
+            Offer::Taken => taken += 1,
+            Offer::Full(ack) => break ack.unwrap(),
+        }
+    };
+    assert!((100..200).contains(&taken), "{taken}");
+    assert_eq!(back.token(), taken);
+    producer.flush();
+    let room = std::future::poll_fn(|cx| producer.poll_room(cx));
+    assert!(tokio::time::timeout(Duration::from_millis(50), room).await.is_err());
+    held.release();
+    std::future::poll_fn(|cx| producer.poll_room(cx)).await;
+    assert!(matches!(producer.offer(&Record::new("t"), Some(back)), Offer::Taken));
+    producer.flush();
+    told.wait(usize::try_from(taken).unwrap() + 1, &producer).await;
+    assert_eq!(producer.status().records.refused, 1);
+}
+
+#[tokio::test]
+async fn close_delivers_what_it_can_and_says_what_is_lost() {
+    let kafka = MiniKafka::builder().nodes(2).start().await.unwrap();
+    kafka.create_topic("t", 2).unwrap();
+    kafka.faults().inject(
+        On::api(ApiKey::Produce).partition("t", 0),
+        Effect::Error(ErrorCode(19)), // NOT_ENOUGH_REPLICAS
+    );
+    let producer = start(Config { linger: Duration::from_mins(1), ..config(&kafka.bootstrap()) });
+    let told = Arc::new(Told::default());
+    for token in 0..100_u32 {
+        let record = Record { value: Some(b"v"), partition: Some(token % 2), ..Record::new("t") };
+        assert!(matches!(producer.offer(&record, Some(told.ack(token.into()))), Offer::Taken));
+    }
+    assert!(matches!(producer.offer(&Record::new("missing"), Some(told.ack(1000))), Offer::Taken));
+    kafka.faults().hide_topic("missing");
+    producer.flush();
+    let start = Instant::now();
+    producer.close(start + Duration::from_millis(400)).await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert_eq!((told.ended(Outcome::Delivered), told.ended(Outcome::Lost)), (50, 51));
+    assert!(matches!(producer.offer(&Record::new("t"), Some(told.ack(1001))), Offer::Taken));
+    assert_eq!(told.of(1001), Some(Outcome::Lost));
+    let status = producer.status();
+    assert_eq!((status.state.clone(), status.held_bytes, status.records.held), (State::Closed, 0, 0));
+    check_counts(&status);
+}
+
+#[tokio::test]
+async fn dropping_the_producer_settles_what_is_left() {
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    kafka.create_topic("t", 1).unwrap();
+    let held = kafka.faults().inject(On::api(ApiKey::Produce), Effect::Hold);
+    let producer = start(config(&kafka.bootstrap()));
+    let mut stream = Stream::new("t");
+    stream.offer(&producer, 10).await;
+    held.wait_fired(1).await;
+    stream.offer(&producer, 10).await;
+    let told = Arc::clone(&stream.told);
+    drop(producer);
+    until("all are lost", || told.ended(Outcome::Lost) == 20).await;
+}
+
+#[tokio::test]
+async fn records_flow_without_a_flush_when_their_batch_is_full() {
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    kafka.create_topic("t", 1).unwrap();
+    let producer = start(Config { batch_bytes: 2000, ..config(&kafka.bootstrap()) });
+    let told = Arc::new(Told::default());
+    for token in 0..40 {
+        let value = [0_u8; 100];
+        let record = Record { value: Some(&value), ..Record::new("t") };
+        assert!(matches!(producer.offer(&record, Some(told.ack(token))), Offer::Taken));
+    }
+    told.wait(30, &producer).await;
+}
