@@ -662,10 +662,11 @@ mod tests {
         groups.sync("g", 1, &a.leader, vec![], now);
         let late = now + Duration::from_secs(9);
         assert_eq!(groups.heartbeat("g", 1, &b.member, late), Ok(()));
-        groups.pass_time(now + Duration::from_secs(11));
-        assert_eq!(groups.heartbeat("g", 1, &a.member, late), Err(ErrorCode::UNKNOWN_MEMBER_ID));
-        assert_eq!(groups.heartbeat("g", 1, &b.member, late), Err(ErrorCode::REBALANCE_IN_PROGRESS));
-        let again = enter(&groups, &b.member, late);
+        let later = now + Duration::from_secs(11);
+        groups.pass_time(later);
+        assert_eq!(groups.heartbeat("g", 1, &a.member, later), Err(ErrorCode::UNKNOWN_MEMBER_ID));
+        assert_eq!(groups.heartbeat("g", 1, &b.member, later), Err(ErrorCode::REBALANCE_IN_PROGRESS));
+        let again = enter(&groups, &b.member, later);
         assert_eq!(again.await.unwrap().unwrap().generation, 2);
     }
 
