@@ -121,3 +121,13 @@ fn every_reason_code_has_its_number_and_a_place() {
     }
     assert_eq!(count, 43, "the table of section 2.4");
 }
+
+#[test]
+fn a_resumed_session_is_not_said_in_3_1_whose_byte_is_reserved() {
+    let connack = ConnAck { session_present: true, ..ConnAck::new(ReasonCode::Success) };
+    for (version, expected) in [(Version::V3_1, [0x20, 2, 0, 0]), (Version::V3_1_1, [0x20, 2, 1, 0])] {
+        let mut out = Vec::new();
+        connack.encode(version, &mut out).unwrap();
+        assert_eq!(out, expected);
+    }
+}
