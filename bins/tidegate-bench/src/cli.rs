@@ -1,0 +1,329 @@
+//! The command line, and the plans that it spells.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tidegate_codec::{QoS, Version};
+
+use crate::load::{Pace, Payload, PayloadFormat, Plan, Publishing, TopicTemplate, Traffic};
+use crate::units;
+
+/// Connections from one source address to one port: a third of Linux's ephemeral ports, so that those which still wait
+/// out a last run (TIME_WAIT) leave enough.
+const CLIENTS_PER_SOURCE: u32 = 10_000;
+
+/// Load for MQTT brokers: simulated devices, latencies, and what each message costs the broker.
+///
+/// Exit codes: 0 when everything that was sent was acknowledged and no connection was refused or lost, 1 when
+/// something was, 2 when the command line is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate-bench", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The least that a server can do (accept, acknowledge, discard): the limit that a broker stands beside.
+    Null(NullArgs),
+    /// Many devices, each publishing on its own topic at an interval.
+    Fleet(FleetArgs),
+    /// A few devices, publishing as fast as a window of unacknowledged messages allows.
+    Flood(FloodArgs),
+    /// Many devices that connect and stay silent: what does a connection cost?
+    Idle(IdleArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NullArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:1883")]
+    pub(crate) bind: SocketAddr,
+    /// Threads, each with its own sockets.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
+    /// Stop after this time instead of at Ctrl-C.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub(crate) duration: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetArgs {
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
+    /// Devices.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) clients: u32,
+    #[command(flatten)]
+    pub(crate) messages: MessageArgs,
+    /// The topic; {id} stands for the device's number.
+    #[arg(long, default_value = "fleet/{id}", value_parser = TopicTemplate::parse)]
+    pub(crate) topic: TopicTemplate,
+    /// The time between two messages of a device.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::interval)]
+    pub(crate) interval: Duration,
+    /// Unacknowledged messages of a device at once; what is due while there are so many is left out, and counted.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) window: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FloodArgs {
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
+    /// Devices.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) clients: u32,
+    #[command(flatten)]
+    pub(crate) messages: MessageArgs,
+    /// The topic; {id} stands for the device's number.
+    #[arg(long, default_value = "flood/{id}", value_parser = TopicTemplate::parse)]
+    pub(crate) topic: TopicTemplate,
+    /// Unacknowledged messages of a device at once (MQTT 5: at most the broker's Receive Maximum).
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) window: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdleArgs {
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
+    /// Devices.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) clients: u32,
+    /// How long they stay.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    pub(crate) duration: Duration,
+}
+
+/// Who connects, and what is measured and written down.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArgs {
+    /// The broker.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
+    pub(crate) target: String,
+    /// The number of the first device: client ids are bench-<number>.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) first_id: u32,
+    /// Connections begun a second.
+    #[arg(long, value_name = "RATE", default_value = "1000", value_parser = units::rate)]
+    pub(crate) connect_rate: f64,
+    /// How long a connection may take until its CONNACK.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::interval)]
+    pub(crate) connect_timeout: Duration,
+    /// Keep-alive in seconds; 0 turns it off.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) keep_alive: u16,
+    /// Speak MQTT 5 instead of 3.1.1.
+    #[arg(long)]
+    pub(crate) v5: bool,
+    /// User name of every device.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// Password of every device.
+    #[arg(long, value_name = "PASSWORD", requires = "username")]
+    pub(crate) password: Option<String>,
+    /// Source addresses, taken in turn. Towards 127.0.0.0/8 as many as are needed are taken from there.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub(crate) source: Vec<IpAddr>,
+    /// Threads of the generator.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
+    /// Measure CPU time and memory of these processes (of the broker, on the same machine).
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub(crate) pid: Vec<u32>,
+    /// Write the report to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Print a line every second also when stderr is not a terminal.
+    #[arg(long)]
+    pub(crate) progress: bool,
+}
+
+/// What is published, and for how long.
+#[derive(Debug, Args)]
+pub(crate) struct MessageArgs {
+    /// Bytes of a payload.
+    #[arg(long, value_name = "SIZE", default_value = "1024", value_parser = units::size)]
+    pub(crate) payload: usize,
+    /// How a payload says who sent it when.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = PayloadFormat::Json)]
+    pub(crate) payload_format: PayloadFormat,
+    /// Quality of service.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) qos: u8,
+    /// How long to publish [default: 30s, or until each device has sent its count].
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Messages of each device.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// How long to wait for the last acknowledgements.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    pub(crate) drain: Duration,
+}
+
+impl MessageArgs {
+    const DURATION: Duration = Duration::from_secs(30);
+
+    fn duration(&self) -> Option<Duration> {
+        self.duration.or(self.count.is_none().then_some(Self::DURATION))
+    }
+
+    fn publishing(&self, topic: &TopicTemplate, window: u16, pace: Pace) -> Result<Traffic, String> {
+        let payload = Payload::new(self.payload_format, self.payload).map_err(|error| error.to_string())?;
+        let qos = QoS::from_u8(self.qos).expect("clap checks the range");
+        let topic = topic.clone();
+        Ok(Traffic::Publish(Publishing { topic, qos, payload, count: self.count, window, pace }))
+    }
+}
+
+impl FleetArgs {
+    pub(crate) fn plan(&self) -> Result<Plan, String> {
+        let traffic = self.messages.publishing(&self.topic, self.window, Pace::Every(self.interval))?;
+        self.devices.plan(self.clients, traffic, self.messages.duration(), self.messages.drain)
+    }
+}
+
+impl FloodArgs {
+    pub(crate) fn plan(&self) -> Result<Plan, String> {
+        let traffic = self.messages.publishing(&self.topic, self.window, Pace::Window)?;
+        self.devices.plan(self.clients, traffic, self.messages.duration(), self.messages.drain)
+    }
+}
+
+impl IdleArgs {
+    pub(crate) fn plan(&self) -> Result<Plan, String> {
+        self.devices.plan(self.clients, Traffic::Silent, Some(self.duration), Duration::ZERO)
+    }
+}
+
+impl DeviceArgs {
+    fn plan(
+        &self,
+        clients: u32,
+        traffic: Traffic,
+        duration: Option<Duration>,
+        drain: Duration,
+    ) -> Result<Plan, String> {
+        let target = resolve(&self.target)?;
+        if self.first_id.checked_add(clients).is_none() {
+            return Err(format!("device numbers end at {}", u32::MAX));
+        }
+        if let Some(source) = self.source.iter().find(|source| source.is_ipv4() != target.is_ipv4()) {
+            return Err(format!("{target} can't be reached from {source}: one is IPv4, the other IPv6"));
+        }
+        Ok(Plan {
+            target,
+            clients,
+            first_id: self.first_id,
+            connect_rate: self.connect_rate,
+            connect_timeout: self.connect_timeout,
+            version: if self.v5 { Version::V5 } else { Version::V3_1_1 },
+            keep_alive: self.keep_alive,
+            username: self.username.clone(),
+            password: self.password.clone(),
+            traffic,
+            duration,
+            drain,
+            threads: usize::from(self.threads),
+            sources: if self.source.is_empty() {
+                loopback_sources(target, clients)
+            } else {
+                self.source.clone()
+            },
+        })
+    }
+}
+
+/// Returns the first address of `host:port`, IPv4 before IPv6.
+fn resolve(target: &str) -> Result<SocketAddr, String> {
+    let addresses: Vec<_> =
+        target.to_socket_addrs().map_err(|error| format!("--target {target:?}: {error}"))?.collect();
+    let v4 = addresses.iter().find(|address| address.is_ipv4());
+    v4.or(addresses.first()).copied().ok_or_else(|| format!("--target {target:?} has no address"))
+}
+
+/// All of 127.0.0.0/8 is this machine: enough source addresses for any number of clients, where one is not enough.
+fn loopback_sources(target: SocketAddr, clients: u32) -> Vec<IpAddr> {
+    match target.ip() {
+        IpAddr::V4(ip) if ip.is_loopback() && clients > CLIENTS_PER_SOURCE => {
+            let first = u32::from(Ipv4Addr::LOCALHOST);
+            // 2^32 clients are 429,497 addresses of the 16 million.
+            (0..clients.div_ceil(CLIENTS_PER_SOURCE))
+                .map(|place| IpAddr::V4(Ipv4Addr::from(first + place)))
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(line: &str) -> Result<Plan, String> {
+        let words = line.split_whitespace();
+        let cli = Cli::try_parse_from(std::iter::once("tidegate-bench").chain(words))
+            .map_err(|error| error.to_string())?;
+        match cli.command {
+            Command::Fleet(args) => args.plan(),
+            Command::Flood(args) => args.plan(),
+            Command::Idle(args) => args.plan(),
+            Command::Null(_) => Err("not a load".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_fleet_is_what_its_arguments_say() {
+        let plan = plan(
+            "fleet --target 127.0.0.1:1884 --clients 25000 --connect-rate 2000 --interval 500ms --payload 2KiB --qos 2 \
+             --v5 --keep-alive 60 --duration 1m",
+        )
+        .unwrap();
+        assert_eq!(plan.target, SocketAddr::from(([127, 0, 0, 1], 1884)));
+        assert_eq!((plan.clients, plan.keep_alive, plan.version), (25_000, 60, Version::V5));
+        assert_eq!(plan.duration, Some(Duration::from_mins(1)));
+        let sources: Vec<IpAddr> = (1..=3).map(|last| IpAddr::from([127, 0, 0, last])).collect();
+        assert_eq!(plan.sources, sources);
+        let Traffic::Publish(publishing) = plan.traffic else { panic!("a fleet publishes") };
+        assert_eq!(publishing.qos, QoS::ExactlyOnce);
+        assert_eq!(publishing.pace, Pace::Every(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn a_count_without_a_duration_ends_with_the_count() {
+        assert_eq!(plan("flood --count 10").unwrap().duration, None);
+        assert_eq!(plan("flood").unwrap().duration, Some(MessageArgs::DURATION));
+        assert_eq!(plan("flood --count 10 --duration 5s").unwrap().duration, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_a_reason() {
+        for (line, reason) in [
+            ("fleet --interval 0s", "flood"),
+            ("fleet --interval 5", "unit"),
+            ("fleet --clients 0", "--clients"),
+            ("fleet --qos 3", "--qos"),
+            ("fleet --payload 10", "--payload-format"),
+            ("fleet --topic a/+", "not a topic"),
+            ("fleet --target nowhere", "--target"),
+            ("fleet --source ::1", "IPv6"),
+            ("fleet --first-id 4294967295", "device numbers"),
+            ("flood --window 0", "--window"),
+            ("idle --password x", "--username"),
+        ] {
+            let error = plan(line).expect_err(line);
+            assert!(error.contains(reason), "{line}: {error}");
+        }
+    }
+}

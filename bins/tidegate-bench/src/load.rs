@@ -1,0 +1,253 @@
+//! The generator: many simulated devices on a few threads, conducted through the phases of a run.
+//!
+//! All connect; then all publish, so that what is measured is not mixed with the cost of connecting; then the last
+//! acknowledgements are waited for; then all say DISCONNECT.
+
+mod device;
+mod payload;
+mod plan;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod wheel;
+mod worker;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+use serde::Serialize;
+use thiserror::Error;
+
+pub(crate) use self::payload::{Payload, PayloadFormat};
+pub(crate) use self::plan::{Pace, Plan, Publishing, TopicTemplate, Traffic};
+pub(crate) use self::tally::{Counters, Tally};
+use self::worker::{Baton, Phase, Window, Worker};
+use crate::latency::Latencies;
+use crate::procfs::{self, Usage};
+
+/// How often the conductor looks whether a phase has ended.
+const STEP: Duration = Duration::from_millis(10);
+/// What a broker gets to put its memory in order before it is measured.
+const SETTLE: Duration = Duration::from_millis(300);
+/// File descriptors besides the sockets.
+const OTHER_FILES: u64 = 64;
+/// Seconds that a report lists one by one: a day.
+const LISTED_SECONDS: usize = 86_400;
+
+/// Why a run could not take place.
+#[derive(Debug, Error)]
+pub(crate) enum LoadError {
+    #[error(
+        "{clients} clients need {needed} open files, and this process may have {limit}; raise it (ulimit -n), or run \
+         several with different --first-id"
+    )]
+    FileLimit { clients: u32, needed: u64, limit: u64 },
+    #[error("the event loop failed: {0}")]
+    EventLoop(#[from] io::Error),
+    #[error("a thread of the generator panicked")]
+    Panicked,
+}
+
+/// One second of a run.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Second {
+    /// Seconds since the start, at its end.
+    pub(crate) at: u64,
+    pub(crate) online: u64,
+    pub(crate) in_flight: u64,
+    /// In this second alone, as all that follows.
+    pub(crate) connected: u64,
+    pub(crate) sent: u64,
+    pub(crate) acked: u64,
+    pub(crate) troubles: u64,
+    pub(crate) p50_us: u64,
+    pub(crate) p99_us: u64,
+    pub(crate) max_us: u64,
+}
+
+/// The moments at which processes are measured.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Moments<T> {
+    /// Before the first connection.
+    pub(crate) before: T,
+    /// After the last connection, before the first message.
+    pub(crate) connected: T,
+    /// After the last acknowledgement, before the first DISCONNECT.
+    pub(crate) done: T,
+}
+
+/// What a run was.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) tally: Tally,
+    pub(crate) seconds: Vec<Second>,
+    /// Until the last connection was there or had failed.
+    pub(crate) connecting: Duration,
+    /// From the first message to the end of sending (without the wait for the last acknowledgements).
+    pub(crate) publishing: Duration,
+    /// The whole run.
+    pub(crate) total: Duration,
+    /// Of the processes asked for, in their order; `None` for one that was gone.
+    pub(crate) usages: Moments<Vec<Option<Usage>>>,
+    /// Somebody stopped it before its end.
+    pub(crate) interrupted: bool,
+}
+
+/// Runs the plan to its end, or until `stop` is set; what was counted by then is the outcome.
+pub(crate) fn run(
+    plan: &Plan,
+    pids: &[u32],
+    stop: &AtomicBool,
+    on_second: impl FnMut(&Second),
+) -> Result<Outcome, LoadError> {
+    let needed = u64::from(plan.clients) + OTHER_FILES;
+    let limit = rlimit::increase_nofile_limit(needed)?;
+    if limit < needed {
+        return Err(LoadError::FileLimit { clients: plan.clients, needed, limit });
+    }
+    let mut usages = Moments { before: measure(pids), ..Moments::default() };
+    let mut conductor = Conductor::start(plan, stop, on_second)?;
+    let clients = u64::from(plan.clients);
+
+    conductor.until(None, |counters| counters.connected + counters.failed >= clients);
+    let connecting = conductor.start.elapsed();
+    conductor.until(Some(SETTLE), |_| false);
+    usages.connected = measure(pids);
+
+    conductor.enter(Phase::Publish)?;
+    let published_from = conductor.start.elapsed();
+    let silent = matches!(plan.traffic, Traffic::Silent);
+    conductor
+        .until(plan.duration, |counters| counters.online() == 0 || (!silent && counters.finished >= clients));
+    let publishing = conductor.start.elapsed().saturating_sub(published_from);
+
+    conductor.enter(Phase::Drain)?;
+    conductor.drain(plan.drain);
+    usages.done = measure(pids);
+    let interrupted = stop.load(Ordering::Relaxed);
+    let (tally, seconds, total) = conductor.finish()?;
+    Ok(Outcome { tally, seconds, connecting, publishing, total, usages, interrupted })
+}
+
+fn measure(pids: &[u32]) -> Vec<Option<Usage>> {
+    pids.iter().map(|pid| procfs::usage(*pid).ok()).collect()
+}
+
+/// Leads the threads through the phases, and lets the seconds be seen.
+struct Conductor<'a, F> {
+    start: Instant,
+    baton: Arc<Baton>,
+    threads: Vec<Thread>,
+    stop: &'a AtomicBool,
+    on_second: F,
+    seconds: Vec<Second>,
+    seconds_ended: u64,
+    /// The counters at the end of the last second.
+    before: Counters,
+}
+
+struct Thread {
+    handle: JoinHandle<io::Result<Tally>>,
+    waker: Waker,
+    window: Arc<Mutex<Window>>,
+}
+
+impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
+    fn start(plan: &Plan, stop: &'a AtomicBool, on_second: F) -> Result<Self, LoadError> {
+        let plan = Arc::new(plan.clone());
+        let baton = Arc::new(Baton::default());
+        let start = Instant::now();
+        let mut threads = Vec::with_capacity(plan.threads);
+        for index in 0..plan.threads {
+            let (worker, waker, window) = Worker::new(&plan, index, &baton, start)?;
+            let name = format!("load-{index}");
+            let handle = std::thread::Builder::new().name(name).spawn(move || worker.run())?;
+            threads.push(Thread { handle, waker, window });
+        }
+        let (seconds, seconds_ended, before) = (Vec::new(), 0, Counters::default());
+        Ok(Self { start, baton, threads, stop, on_second, seconds, seconds_ended, before })
+    }
+
+    /// Waits until `done`, until that much time has passed, until somebody stops the run, or until a thread fails.
+    fn until(&mut self, limit: Option<Duration>, done: impl Fn(&Counters) -> bool) {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        while !self.stop.load(Ordering::Relaxed) {
+            if self.step(&done) || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the acknowledgements of what is in flight, also when the run was stopped.
+    fn drain(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        // The threads have yet to see that they must send no more: their counters are right after one step.
+        self.step(&|_| false);
+        while !self.step(&|counters: &Counters| counters.in_flight == 0) && Instant::now() < deadline {}
+    }
+
+    /// Waits a little, and returns whether it is done, or can't go on.
+    fn step(&mut self, done: &impl Fn(&Counters) -> bool) -> bool {
+        std::thread::sleep(STEP);
+        let counters = self.counters();
+        let seconds = self.start.elapsed().as_secs();
+        if seconds > self.seconds_ended {
+            self.seconds_ended = seconds;
+            self.end_second(seconds, counters);
+        }
+        done(&counters) || self.threads.iter().any(|thread| thread.handle.is_finished())
+    }
+
+    fn counters(&self) -> Counters {
+        let mut all = Counters::default();
+        for thread in &self.threads {
+            all += thread.window.lock().expect("no thread panics while it holds the window").counters;
+        }
+        all
+    }
+
+    fn end_second(&mut self, at: u64, now: Counters) {
+        let mut latencies = Latencies::new();
+        for thread in &self.threads {
+            let window = thread.window.lock().expect("no thread panics while it holds the window");
+            latencies.merge(&window.last_second);
+        }
+        let before = std::mem::replace(&mut self.before, now);
+        let troubles = |counters: &Counters| counters.failed + counters.lost + counters.rejected;
+        let latencies = latencies.summary();
+        let second = Second {
+            at,
+            online: now.online(),
+            in_flight: now.in_flight,
+            connected: now.connected - before.connected,
+            sent: now.sent - before.sent,
+            acked: now.acked - before.acked,
+            troubles: troubles(&now) - troubles(&before),
+            p50_us: latencies.p50_us,
+            p99_us: latencies.p99_us,
+            max_us: latencies.max_us,
+        };
+        (self.on_second)(&second);
+        if self.seconds.len() < LISTED_SECONDS {
+            self.seconds.push(second);
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) -> io::Result<()> {
+        self.baton.pass(phase, self.start.elapsed());
+        self.threads.iter().try_for_each(|thread| thread.waker.wake())
+    }
+
+    fn finish(mut self) -> Result<(Tally, Vec<Second>, Duration), LoadError> {
+        self.enter(Phase::Disconnect)?;
+        let mut tally = Tally::new();
+        for thread in self.threads {
+            tally.merge(&thread.handle.join().map_err(|_| LoadError::Panicked)??);
+        }
+        Ok((tally, self.seconds, self.start.elapsed()))
+    }
+}

@@ -1,0 +1,212 @@
+//! The generator against servers in the same process: the null server, and scripted ones that misbehave.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+
+use tidegate_codec::{QoS, Version};
+
+use super::*;
+use crate::null::NullServer;
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+fn traffic(qos: QoS, pace: Pace, count: Option<u64>, window: u16) -> Traffic {
+    let topic = TopicTemplate::parse("t/{id}").unwrap();
+    let payload = Payload::new(PayloadFormat::Json, 200).unwrap();
+    Traffic::Publish(Publishing { topic, qos, payload, count, window, pace })
+}
+
+fn plan(target: SocketAddr, clients: u32, traffic: Traffic, duration: Option<Duration>) -> Plan {
+    Plan {
+        target,
+        clients,
+        first_id: 100,
+        connect_rate: 1000.0,
+        connect_timeout: Duration::from_secs(5),
+        version: Version::V3_1_1,
+        keep_alive: 300,
+        username: None,
+        password: None,
+        traffic,
+        duration,
+        drain: Duration::from_secs(5),
+        threads: 1,
+        sources: Vec::new(),
+    }
+}
+
+fn null() -> NullServer {
+    NullServer::start(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap()
+}
+
+fn go(plan: &Plan) -> Outcome {
+    run(plan, &[std::process::id()], &AtomicBool::new(false), |_| {}).unwrap()
+}
+
+/// Answers the first client with these bytes once it has sent something, and waits until it goes.
+fn scripted(answers: &'static [&'static [u8]]) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = [0; 4096];
+        for answer in answers {
+            assert!(stream.read(&mut buffer).unwrap() > 0);
+            stream.write_all(answer).unwrap();
+        }
+        // The end, or a reset: the client decides.
+        while matches!(stream.read(&mut buffer), Ok(1..)) {}
+    });
+    (address, server)
+}
+
+#[test]
+fn a_fleet_and_the_server_count_the_same() {
+    let server = null();
+    let plan = plan(
+        server.address(),
+        50,
+        traffic(QoS::AtLeastOnce, Pace::Every(INTERVAL), None, 16),
+        Some(Duration::from_secs(1)),
+    );
+    let outcome = go(&plan);
+    let counters = outcome.tally.counters;
+    assert_eq!((counters.attempted, counters.connected, counters.online()), (50, 50, 50));
+    assert_eq!(counters.sent, counters.acked);
+    // Ten turns each, and one more or less where a second of this machine is not quite one.
+    assert!((400..=600).contains(&(counters.sent + counters.skipped)), "{counters:?}");
+    assert_eq!(outcome.tally.acknowledge.summary().count, counters.acked);
+    assert_eq!(outcome.tally.connect.summary().count, 50);
+    assert_eq!(outcome.tally.behind.summary().count, counters.sent);
+    assert!(outcome.tally.troubles.is_empty(), "{:?}", outcome.tally.troubles);
+    let listed: u64 = outcome.seconds.iter().map(|second| second.acked).sum();
+    assert!(listed > 0 && listed <= counters.acked);
+    let seen = server.stop().unwrap();
+    assert_eq!((seen.accepted, seen.received.publishes), (50, counters.sent));
+}
+
+#[test]
+fn every_version_and_quality_of_service_ends_with_all_messages_acknowledged() {
+    for version in [Version::V3_1_1, Version::V5] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let server = null();
+            let traffic = traffic(qos, Pace::Window, Some(300), 7);
+            let mut plan = plan(server.address(), 5, traffic, None);
+            (plan.version, plan.threads) = (version, 2);
+            let counters = go(&plan).tally.counters;
+            assert_eq!(counters.sent, 1500, "{version:?} {qos:?}");
+            assert_eq!(counters.acked, if qos == QoS::AtMostOnce { 0 } else { 1500 });
+            assert_eq!((counters.unacked, counters.finished, counters.in_flight), (0, 5, 0));
+            // At QoS 0 the last messages may still be on their way when the generator has gone.
+            let seen = loop {
+                let seen = server.seen();
+                if seen.open == 0 {
+                    break seen;
+                }
+                std::thread::sleep(STEP);
+            };
+            assert_eq!(seen.received.publishes, 1500, "{version:?} {qos:?}");
+        }
+    }
+}
+
+#[test]
+fn large_messages_pass_through_sockets_that_take_only_a_part() {
+    let server = null();
+    let mut traffic = traffic(QoS::AtLeastOnce, Pace::Window, Some(20), 10);
+    if let Traffic::Publish(publishing) = &mut traffic {
+        publishing.payload = Payload::new(PayloadFormat::Json, 3_000_000).unwrap();
+    }
+    let counters = go(&plan(server.address(), 3, traffic, None)).tally.counters;
+    assert_eq!((counters.sent, counters.acked, counters.lost), (60, 60, 0));
+    assert_eq!(server.stop().unwrap().received.publishes, 60);
+}
+
+#[test]
+fn a_silent_fleet_pings_within_its_keep_alive() {
+    let server = null();
+    let mut plan = plan(server.address(), 5, Traffic::Silent, Some(Duration::from_secs(2)));
+    plan.keep_alive = 1;
+    let counters = go(&plan).tally.counters;
+    assert_eq!((counters.connected, counters.lost, counters.sent), (5, 0, 0));
+    // Every three quarters of a second.
+    assert!((10..=15).contains(&counters.pings), "{counters:?}");
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_counted_and_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let outcome = go(&plan(address, 3, Traffic::Silent, Some(Duration::from_mins(1))));
+    assert_eq!((outcome.tally.counters.failed, outcome.tally.counters.connected), (3, 0));
+    assert_eq!(outcome.tally.troubles.get("connect: connection refused"), Some(&3));
+}
+
+#[test]
+fn a_refused_connection_is_no_connection() {
+    let (address, server) = scripted(&[&[0x20, 2, 0, 5]]);
+    let outcome = go(&plan(address, 1, Traffic::Silent, Some(Duration::from_mins(1))));
+    assert_eq!((outcome.tally.counters.failed, outcome.tally.counters.connected), (1, 0));
+    assert_eq!(outcome.tally.troubles.get("connect: refused with NotAuthorized"), Some(&1));
+    server.join().unwrap();
+}
+
+#[test]
+fn a_server_that_does_not_greet_runs_into_the_timeout() {
+    let (address, server) = scripted(&[]);
+    let mut plan = plan(address, 1, Traffic::Silent, Some(Duration::from_mins(1)));
+    plan.connect_timeout = Duration::from_millis(200);
+    let outcome = go(&plan);
+    assert_eq!(outcome.tally.troubles.get("connect: no CONNACK in time"), Some(&1));
+    server.join().unwrap();
+}
+
+#[test]
+fn a_message_without_its_acknowledgement_is_not_forgotten() {
+    let (address, server) = scripted(&[&[0x20, 2, 0, 0]]);
+    let traffic = traffic(QoS::AtLeastOnce, Pace::Window, Some(3), 2);
+    let mut plan = plan(address, 1, traffic, Some(Duration::from_millis(100)));
+    plan.drain = Duration::from_millis(100);
+    let counters = go(&plan).tally.counters;
+    assert_eq!((counters.sent, counters.acked, counters.unacked, counters.in_flight), (2, 0, 2, 0));
+    server.join().unwrap();
+}
+
+#[test]
+fn an_acknowledgement_of_nothing_ends_the_connection() {
+    let (address, server) = scripted(&[&[0x20, 2, 0, 0], &[0x40, 2, 0, 9]]);
+    let traffic = traffic(QoS::AtLeastOnce, Pace::Window, Some(1), 1);
+    let outcome = go(&plan(address, 1, traffic, Some(Duration::from_mins(1))));
+    assert_eq!((outcome.tally.counters.lost, outcome.tally.counters.unacked), (1, 1));
+    assert_eq!(outcome.tally.troubles.get("lost: unexpected PubAck"), Some(&1));
+    server.join().unwrap();
+}
+
+#[test]
+fn an_error_of_mqtt_5_is_a_rejection_and_lowers_no_latency() {
+    let (address, server) =
+        scripted(&[&[0x20, 6, 0, 0, 3, 0x21, 0, 1], &[0x40, 3, 0, 1, 0x97], &[0x40, 2, 0, 2]]);
+    // Receive Maximum 1 in the CONNACK: the second message waits for the answer to the first, whatever the window.
+    let traffic = traffic(QoS::AtLeastOnce, Pace::Window, Some(2), 10);
+    let mut plan = plan(address, 1, traffic, Some(Duration::from_mins(1)));
+    plan.version = Version::V5;
+    let outcome = go(&plan);
+    assert_eq!((outcome.tally.counters.acked, outcome.tally.counters.rejected), (1, 1));
+    assert_eq!(outcome.tally.acknowledge.summary().count, 1);
+    assert_eq!(outcome.tally.troubles.get("message rejected with QuotaExceeded"), Some(&1));
+    server.join().unwrap();
+}
+
+#[test]
+fn a_stopped_run_reports_what_was_done_so_far() {
+    let server = null();
+    let traffic = traffic(QoS::AtLeastOnce, Pace::Every(INTERVAL), None, 16);
+    let plan = plan(server.address(), 5, traffic, Some(Duration::from_mins(10)));
+    let stop = AtomicBool::new(false);
+    let outcome = run(&plan, &[], &stop, |_| stop.store(true, Ordering::Relaxed)).unwrap();
+    let counters = outcome.tally.counters;
+    assert!(outcome.interrupted && counters.sent > 0);
+    assert_eq!(counters.sent, counters.acked);
+    assert_eq!(server.stop().unwrap().received.publishes, counters.sent);
+}

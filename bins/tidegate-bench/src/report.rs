@@ -1,0 +1,360 @@
+//! What a run found: one structure, as a table for people and as JSON for programs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Serialize;
+use tidegate_codec::Version;
+
+use crate::latency::LatencySummary;
+use crate::load::{Counters, Outcome, Pace, Plan, Second, Traffic};
+use crate::procfs::Usage;
+
+/// A generator that is later than this with one message in a hundred measured itself as well.
+const LATE_US: u64 = 10_000;
+
+/// A report.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// The tool's version.
+    pub(crate) version: &'static str,
+    pub(crate) command: &'static str,
+    pub(crate) setup: Setup,
+    /// Somebody stopped the run before its end.
+    pub(crate) interrupted: bool,
+    pub(crate) connecting_seconds: f64,
+    pub(crate) publishing_seconds: f64,
+    pub(crate) total_seconds: f64,
+    pub(crate) counters: Counters,
+    /// How often what went wrong.
+    pub(crate) troubles: BTreeMap<String, u64>,
+    /// From the first SYN to CONNACK.
+    pub(crate) connect: LatencySummary,
+    /// From PUBLISH to PUBACK, or to PUBCOMP at QoS 2.
+    pub(crate) acknowledge: LatencySummary,
+    /// From when a message was due to when the generator sent it.
+    pub(crate) behind: LatencySummary,
+    /// The generator first, then those asked for.
+    pub(crate) processes: Vec<Process>,
+    pub(crate) seconds: Vec<Second>,
+}
+
+/// What was asked for.
+#[derive(Debug, Serialize)]
+pub(crate) struct Setup {
+    pub(crate) target: String,
+    pub(crate) protocol: &'static str,
+    pub(crate) clients: u32,
+    pub(crate) first_id: u32,
+    pub(crate) connect_rate: f64,
+    pub(crate) keep_alive_seconds: u16,
+    pub(crate) threads: usize,
+    pub(crate) messages: Option<MessageSetup>,
+}
+
+/// What was to be published.
+#[derive(Debug, Serialize)]
+pub(crate) struct MessageSetup {
+    pub(crate) qos: u8,
+    pub(crate) payload_bytes: usize,
+    /// Absent where the window sets the pace.
+    pub(crate) interval_us: Option<u128>,
+    pub(crate) window: u16,
+    pub(crate) count: Option<u64>,
+}
+
+/// What a process has cost. CPU times are counted by the kernel in steps of 10 ms.
+#[derive(Debug, Serialize)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) name: String,
+    /// It runs the generator.
+    pub(crate) generator: bool,
+    /// It was gone before the end; its figures are zero then.
+    pub(crate) gone: bool,
+    /// For each connection, while they were made.
+    pub(crate) connect_cpu_us: f64,
+    /// From the first message to the last acknowledgement.
+    pub(crate) user_seconds: f64,
+    pub(crate) system_seconds: f64,
+    /// For each message: acknowledged, or sent at QoS 0. Absent without messages.
+    pub(crate) user_us_per_message: Option<f64>,
+    pub(crate) system_us_per_message: Option<f64>,
+    pub(crate) resident_before_bytes: u64,
+    pub(crate) resident_connected_bytes: u64,
+    pub(crate) resident_done_bytes: u64,
+    pub(crate) resident_peak_bytes: u64,
+    /// What the resident memory grew by for each connection, until all were connected.
+    pub(crate) resident_bytes_per_connection: f64,
+}
+
+impl Report {
+    /// Returns the report of a run. `pids` are those that the run measured, the generator first.
+    pub(crate) fn new(command: &'static str, plan: &Plan, pids: &[u32], outcome: Outcome) -> Self {
+        let Outcome { tally, seconds, connecting, publishing, total, usages, interrupted } = outcome;
+        let messages = delivered(plan, &tally.counters);
+        let processes = pids.iter().enumerate().map(|(place, pid)| {
+            let at = |usages: &[Option<Usage>]| usages.get(place).cloned().flatten();
+            let (before, connected, done) = (at(&usages.before), at(&usages.connected), at(&usages.done));
+            Process::new(*pid, place == 0, [before, connected, done], tally.counters.connected, messages)
+        });
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            command,
+            setup: Setup::new(plan),
+            interrupted,
+            connecting_seconds: connecting.as_secs_f64(),
+            publishing_seconds: publishing.as_secs_f64(),
+            total_seconds: total.as_secs_f64(),
+            processes: processes.collect(),
+            counters: tally.counters,
+            connect: tally.connect.summary(),
+            acknowledge: tally.acknowledge.summary(),
+            behind: tally.behind.summary(),
+            troubles: tally.troubles,
+            seconds,
+        }
+    }
+
+    /// Whether everything that was begun came to a good end.
+    pub(crate) fn is_clean(&self) -> bool {
+        let Counters { failed, lost, rejected, unacked, connected, .. } = self.counters;
+        failed + lost + rejected + unacked == 0 && connected > 0
+    }
+
+    /// Whether the generator itself was too slow for the latencies to be the broker's alone.
+    fn generator_was_late(&self) -> bool {
+        self.behind.p99_us > LATE_US
+    }
+}
+
+/// Returns how many messages the broker has taken, as far as anybody can know.
+fn delivered(plan: &Plan, counters: &Counters) -> Option<u64> {
+    match &plan.traffic {
+        Traffic::Silent => None,
+        Traffic::Publish(publishing) if publishing.qos.as_u8() == 0 => Some(counters.sent),
+        Traffic::Publish(_) => Some(counters.acked),
+    }
+}
+
+impl Setup {
+    fn new(plan: &Plan) -> Self {
+        let messages = match &plan.traffic {
+            Traffic::Silent => None,
+            Traffic::Publish(publishing) => Some(MessageSetup {
+                qos: publishing.qos.as_u8(),
+                payload_bytes: publishing.payload.len(),
+                interval_us: match publishing.pace {
+                    Pace::Every(interval) => Some(interval.as_micros()),
+                    Pace::Window => None,
+                },
+                window: publishing.window,
+                count: publishing.count,
+            }),
+        };
+        Self {
+            target: plan.target.to_string(),
+            protocol: match plan.version {
+                Version::V3_1 => "MQTT 3.1",
+                Version::V3_1_1 => "MQTT 3.1.1",
+                Version::V5 => "MQTT 5",
+            },
+            clients: plan.clients,
+            first_id: plan.first_id,
+            connect_rate: plan.connect_rate,
+            keep_alive_seconds: plan.keep_alive,
+            threads: plan.threads,
+            messages,
+        }
+    }
+}
+
+impl Process {
+    fn new(
+        pid: u32,
+        generator: bool,
+        usages: [Option<Usage>; 3],
+        connections: u64,
+        messages: Option<u64>,
+    ) -> Self {
+        let gone = usages.iter().any(Option::is_none);
+        let [before, connected, done] =
+            if gone { <[Usage; 3]>::default() } else { usages.map(Option::unwrap_or_default) };
+        let cpu = |usage: &Usage| usage.user + usage.system;
+        let user = done.user.saturating_sub(connected.user);
+        let system = done.system.saturating_sub(connected.system);
+        let micros_each = |time: Duration, count: u64| time.as_secs_f64() * 1e6 / float(count.max(1));
+        let grown = connected.resident.saturating_sub(before.resident);
+        Self {
+            pid,
+            name: done.name,
+            generator,
+            gone,
+            connect_cpu_us: micros_each(cpu(&connected).saturating_sub(cpu(&before)), connections),
+            user_seconds: user.as_secs_f64(),
+            system_seconds: system.as_secs_f64(),
+            user_us_per_message: messages.map(|messages| micros_each(user, messages)),
+            system_us_per_message: messages.map(|messages| micros_each(system, messages)),
+            resident_before_bytes: before.resident,
+            resident_connected_bytes: connected.resident,
+            resident_done_bytes: done.resident,
+            resident_peak_bytes: done.peak,
+            resident_bytes_per_connection: float(grown) / float(connections.max(1)),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of a run are below 2^52")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// The table.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { setup, counters, .. } = self;
+        write!(
+            f,
+            "{} of {} clients at {} over {}",
+            self.command, setup.clients, setup.target, setup.protocol
+        )?;
+        if let Some(MessageSetup { qos, payload_bytes, .. }) = setup.messages {
+            write!(f, ", QoS {qos}, {payload_bytes} bytes")?;
+        }
+        writeln!(f, "{}", if self.interrupted { " (stopped before its end)" } else { "" })?;
+
+        writeln!(f, "\nconnections")?;
+        row(
+            f,
+            "connected",
+            format_args!(
+                "{} of {} begun, in {:.1} s",
+                counters.connected, counters.attempted, self.connecting_seconds
+            ),
+        )?;
+        row(f, "failed", counters.failed)?;
+        row(f, "lost", counters.lost)?;
+        row(f, "PINGREQ", counters.pings)?;
+
+        if let Some(messages) = &setup.messages {
+            let rate = |count: u64| float(count) / self.publishing_seconds.max(f64::EPSILON);
+            writeln!(f, "\nmessages in {:.1} s", self.publishing_seconds)?;
+            row(f, "sent", format_args!("{} ({:.0}/s)", counters.sent, rate(counters.sent)))?;
+            if messages.qos > 0 {
+                row(f, "acknowledged", format_args!("{} ({:.0}/s)", counters.acked, rate(counters.acked)))?;
+                row(f, "rejected", counters.rejected)?;
+                row(f, "unacknowledged", counters.unacked)?;
+            }
+            row(f, "left out", counters.skipped)?;
+        }
+
+        writeln!(
+            f,
+            "\nlatency in us{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
+            "min", "p50", "p90", "p99", "p99.9", "max"
+        )?;
+        latencies(f, "connect", &self.connect)?;
+        latencies(f, "acknowledge", &self.acknowledge)?;
+        latencies(f, "sent late by", &self.behind)?;
+
+        writeln!(f, "\nprocesses")?;
+        self.processes.iter().try_for_each(|process| write!(f, "{process}"))?;
+
+        if !self.troubles.is_empty() {
+            writeln!(f, "\ntroubles")?;
+            self.troubles.iter().try_for_each(|(trouble, count)| writeln!(f, "  {count:>8}  {trouble}"))?;
+        }
+        if self.generator_was_late() {
+            writeln!(
+                f,
+                "\nThe generator fell behind its own schedule: its machine is too busy for these latencies to be the \
+                 broker's alone."
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// One process: a line for its CPU time, one for its memory.
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let label = format!("{} {}", if self.generator { "generator" } else { self.name.as_str() }, self.pid);
+        if self.gone {
+            return row(f, &label, "gone before the end");
+        }
+        row(
+            f,
+            &label,
+            format_args!(
+                "CPU {:.2} s user, {:.2} s system; {:.1} us to connect",
+                self.user_seconds, self.system_seconds, self.connect_cpu_us
+            ),
+        )?;
+        if let (Some(user), Some(system)) = (self.user_us_per_message, self.system_us_per_message) {
+            let text = format!("{:.2} us ({user:.2} user, {system:.2} system)", user + system);
+            row(f, "  CPU a message", text)?;
+        }
+        let size = |bytes| ByteSize(bytes).display().iec();
+        row(
+            f,
+            "  resident",
+            format_args!(
+                "{} before, {} connected, {} at the end, {} peak",
+                size(self.resident_before_bytes),
+                size(self.resident_connected_bytes),
+                size(self.resident_done_bytes),
+                size(self.resident_peak_bytes)
+            ),
+        )?;
+        row(f, "  a connection", format_args!("{:.0} bytes resident", self.resident_bytes_per_connection))
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, label: &str, value: impl fmt::Display) -> fmt::Result {
+    writeln!(f, "  {label:<20} {value}")
+}
+
+fn latencies(f: &mut fmt::Formatter<'_>, label: &str, summary: &LatencySummary) -> fmt::Result {
+    let LatencySummary { count, min_us, p50_us, p90_us, p99_us, p999_us, max_us, .. } = summary;
+    if *count == 0 {
+        return Ok(());
+    }
+    writeln!(f, "  {label:<12}{min_us:>8}{p50_us:>9}{p90_us:>9}{p99_us:>9}{p999_us:>9}{max_us:>9}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(user_ms: u64, system_ms: u64, resident: u64) -> Usage {
+        Usage {
+            name: "broker".to_owned(),
+            user: Duration::from_millis(user_ms),
+            system: Duration::from_millis(system_ms),
+            resident,
+            peak: resident,
+        }
+    }
+
+    #[test]
+    #[expect(clippy::float_cmp, reason = "these quotients are exact")]
+    fn a_message_costs_what_was_used_between_connecting_and_the_last_acknowledgement() {
+        let usages =
+            [usage(1000, 2000, 1_000_000), usage(1500, 4500, 3_000_000), usage(2500, 9500, 4_000_000)];
+        let process = Process::new(7, false, usages.map(Some), 1000, Some(100_000));
+        assert_eq!(process.connect_cpu_us, 3000.0);
+        assert_eq!((process.user_us_per_message, process.system_us_per_message), (Some(10.0), Some(50.0)));
+        assert_eq!(process.resident_bytes_per_connection, 2000.0);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_has_no_figures() {
+        let process =
+            Process::new(7, false, [Some(usage(1, 1, 1)), Some(usage(2, 2, 2)), None], 10, Some(10));
+        assert!(process.gone);
+        assert_eq!((process.user_seconds, process.resident_done_bytes), (0.0, 0));
+        assert!(process.to_string().contains("gone"));
+    }
+}
