@@ -1,7 +1,6 @@
 //! Opening a conversation: what a server checks of a CONNECT before it looks for a session, and its CONNACK.
 
 use std::num::NonZeroU16;
-use std::time::Duration;
 
 use tidegate_codec::{ConnAck, ConnAckProperties, Connect, Packet, QoS, ReasonCode, Version};
 use tidegate_topic::TopicName;
@@ -178,32 +177,5 @@ pub(crate) fn requested_expiry(connect: &Connect<'_>, limits: &Limits) -> Expiry
         // Clean Session: the session ends with the connection [MQTT311-3.1.2-6].
         Version::V3_1 | Version::V3_1_1 if connect.clean_start => Expiry::Now,
         Version::V3_1 | Version::V3_1_1 => Expiry::After(limits.session_expiry_3x),
-    }
-}
-
-impl Expiry {
-    /// Returns what a Session Expiry Interval asks for, in seconds, as far as the limits allow.
-    pub(crate) fn from_interval(seconds: u32, limits: &Limits) -> Self {
-        let asked = Duration::from_secs(seconds.into());
-        match (seconds, limits.max_session_expiry) {
-            (0, _) => Self::Now,
-            (u32::MAX, None) => Self::Never,
-            (_, Some(maximum)) if maximum < asked => {
-                if maximum.is_zero() {
-                    Self::Now
-                } else {
-                    Self::After(maximum)
-                }
-            }
-            (..) => Self::After(asked),
-        }
-    }
-
-    fn to_interval(self) -> u32 {
-        match self {
-            Self::Now => 0,
-            Self::After(duration) => u32::try_from(duration.as_secs()).unwrap_or(u32::MAX),
-            Self::Never => u32::MAX,
-        }
     }
 }

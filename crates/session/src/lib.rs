@@ -50,6 +50,7 @@
 
 mod alias;
 mod connect;
+mod farewell;
 mod inbound;
 mod limits;
 mod link;
@@ -59,9 +60,10 @@ mod session;
 mod violation;
 
 pub use connect::{Refusal, SessionState, Welcome, check_connect, refuse};
+pub use farewell::{Ended, Expiry, Farewell, Start};
 pub use inbound::Token;
 pub use limits::{Limits, QueuePolicy};
 pub use message::{DueWill, Message};
 pub use outbound::{Delivered, Delivery, DropReason, Dropped, Identifiers};
-pub use session::{Ended, Expiry, Farewell, Inbound, Input, Session, Start, Subscription};
+pub use session::{Inbound, Input, Session, Subscription};
 pub use violation::Violation;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tidegate_codec::{
     Connect, Disconnect, Packet, PacketType, Publish, QoS, ReasonCode, SubAck, Subscribe, SubscribeOptions,
@@ -11,9 +11,9 @@ use tidegate_codec::{
 use tidegate_topic::TopicName;
 
 use crate::connect::{self, SessionState, Welcome};
+use crate::farewell::{self, Ended, Expiry, Farewell};
 use crate::inbound::{Answer, Arrival, Received, Token};
 use crate::link::Link;
-use crate::message::DueWill;
 use crate::outbound::{Delivered, Delivery, Dropped, Outbound};
 use crate::{Limits, Violation};
 
@@ -69,54 +69,6 @@ pub struct Inbound<'s> {
     pub publish: Publish<'s>,
     /// For QoS 1 and 2: the broker owes [`Session::acknowledge`], or [`Session::forget`].
     pub token: Option<Token>,
-}
-
-/// Why a conversation ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// The client sent DISCONNECT.
-    ByClient,
-    /// The network connection failed or was closed.
-    ConnectionLost,
-    /// Nothing came for one and a half times the keep-alive.
-    KeepAliveTimeout,
-    /// The client broke the protocol.
-    Violation(Violation),
-    /// Another connection with the same client identifier takes over; what it asked for decides about the will.
-    TakenOver(Start),
-    /// The server shuts down.
-    ServerShutdown,
-    /// The server wants it, for this reason.
-    ByServer(ReasonCode),
-}
-
-/// What a CONNECT asks for: Clean Start of 5.0, Clean Session of 3.x.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// A new session, the old one is discarded.
-    Clean,
-    /// The old session, if there is one.
-    Resume,
-}
-
-/// What is left to do when a conversation has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Farewell {
-    /// The will to publish, at once or after its delay.
-    pub will: Option<DueWill>,
-    /// When to discard the session, counted from now, unless the client comes back.
-    pub session_expiry: Expiry,
-}
-
-/// When a session without connection is discarded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expiry {
-    /// With its connection.
-    Now,
-    /// This long after its connection.
-    After(Duration),
-    /// Never.
-    Never,
 }
 
 impl Session {
@@ -398,7 +350,7 @@ impl Session {
             Ended::ServerShutdown => link.disconnect(ReasonCode::ServerShuttingDown, None, out),
             Ended::ByServer(reason) => link.disconnect(reason, None, out),
         }
-        let will = link.will.take().and_then(|will| self.due(*will, cause));
+        let will = link.will.take().and_then(|will| farewell::due(*will, cause, self.expiry));
         Farewell { will, session_expiry: self.expiry }
     }
 
@@ -459,18 +411,6 @@ impl Session {
             link.will = None;
         }
         Ok(())
-    }
-
-    /// The will as it is due after `cause`, if it still is.
-    fn due(&self, mut will: DueWill, cause: Ended) -> Option<DueWill> {
-        let session_ends_after = match (cause, self.expiry) {
-            (Ended::TakenOver(Start::Clean), _) | (_, Expiry::Now) => Duration::ZERO,
-            (_, Expiry::After(duration)) => duration,
-            (_, Expiry::Never) => Duration::MAX,
-        };
-        will.delay = will.delay.min(session_ends_after); // [MQTT5-3.1.2-8]
-        let comes_back_in_time = cause == Ended::TakenOver(Start::Resume) && !will.delay.is_zero();
-        (!comes_back_in_time).then_some(will) // [MQTT5-3.1.3-9]
     }
 
     /// Where the subscription with that filter is, or would have to be.

@@ -40,6 +40,12 @@ fn an_idle_session_is_small() {
 }
 
 #[test]
+fn a_session_moves_to_whoever_owns_it() {
+    fn is_movable<T: Send + 'static>() {}
+    is_movable::<Session>();
+}
+
+#[test]
 fn connects_that_no_server_setting_can_allow_are_refused() {
     use Version::{V3_1, V3_1_1, V5};
     let limits = || Limits { max_client_id_bytes: 8, ..Limits::default() };
