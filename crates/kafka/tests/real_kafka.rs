@@ -5,65 +5,23 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use support::{PATIENCE, Stream, check_counts, config, start};
 use tidegate_kafka::{Config, Reader, State, TopicLayout};
 use tidegate_sink::Outcome;
+use tidegate_testkit::kafka::RealKafka;
+use tokio::task::spawn_blocking;
 
-/// An instance of Apache Kafka in a folder of its own, removed at the end.
-struct Kafka {
-    folder: PathBuf,
-    bootstrap: String,
-}
-
-impl Kafka {
-    fn start(name: &str, settings: &[&str]) -> Self {
-        let folder = std::env::temp_dir().join(format!("tidegate-kafka-test-{name}-{}", std::process::id()));
-        let mut arguments = vec!["start"];
-        for setting in settings {
-            arguments.extend(["--set", setting]);
-        }
-        let said = run(&folder, &arguments);
-        let bootstrap = said.lines().find_map(|line| line.strip_prefix("bootstrap=")).unwrap().to_owned();
-        Self { folder, bootstrap }
-    }
-
-    fn run(&self, command: &str) {
-        run(&self.folder, &[command]);
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        self.run("remove");
-    }
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/kafka");
-    let output = Command::new(script)
-        .arg(arguments[0])
-        .arg("--dir")
-        .arg(folder)
-        .args(&arguments[1..])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn config_for(kafka: &Kafka) -> Config {
+fn config_for(kafka: &RealKafka) -> Config {
     let layout = TopicLayout { partitions: 4, replication: 1, config: Vec::new() };
-    Config { create_topics: Some(layout), batch_bytes: 8 * 1024, ..config(&kafka.bootstrap) }
+    Config { create_topics: Some(layout), batch_bytes: 8 * 1024, ..config(kafka.bootstrap()) }
 }
 
 /// All values of the stream's topic, by partition, in the order of their offsets.
-async fn values(kafka: &Kafka, topic: &str) -> Vec<(i32, Vec<u8>)> {
-    let mut reader = Reader::connect(&config(&kafka.bootstrap), topic).await.unwrap();
+async fn values(kafka: &RealKafka, topic: &str) -> Vec<(i32, Vec<u8>)> {
+    let mut reader = Reader::connect(&config(kafka.bootstrap()), topic).await.unwrap();
     let mut values = Vec::new();
     for partition in reader.partitions() {
         let (mut offset, end) = reader.offsets(partition).await.unwrap();
@@ -81,31 +39,31 @@ async fn values(kafka: &Kafka, topic: &str) -> Vec<(i32, Vec<u8>)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "runs Apache Kafka"]
 async fn apache_kafka_killed_and_restarted_under_load_loses_and_duplicates_nothing() {
-    let kafka = Kafka::start("kill", &[]);
-    let producer = Arc::new(start(config_for(&kafka)));
+    let kafka = Arc::new(spawn_blocking(|| RealKafka::start().unwrap()).await.unwrap());
+    let producer = start(config_for(&kafka));
     let mut stream = Stream::new("killed");
     (stream.keys, stream.padding) = (31, 200);
-    for round in 0..3 {
-        for _ in 0..100 {
-            stream.offer(&producer, 50).await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    for _ in 0..3 {
+        let same = Arc::clone(&kafka);
+        let murder = spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(700));
+            same.kill().unwrap();
+            same.restart().unwrap();
+        });
+        while !murder.is_finished() {
+            stream.offer(&producer, 20).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        if round == 2 {
-            break;
-        }
-        kafka.run("kill");
-        stream.offer(&producer, 500).await;
-        kafka.run("restart");
+        murder.await.unwrap();
     }
     stream.settled(&producer).await;
     let status = producer.status();
     let found = values(&kafka, "killed").await;
     let duplicates = stream.check_values(found.into_iter());
-    println!("{} records, {duplicates} duplicates, {status:?}", stream.offered);
     assert_eq!(stream.told.ended(Outcome::Delivered) as u64, stream.offered);
     // A SIGKILL may take what a single node had not yet written to its log with it, but not what it had answered for:
     // it lies in the system's cache.
-    assert_eq!((duplicates, status.possible_duplicates), (0, 0));
+    assert_eq!((duplicates, status.possible_duplicates), (0, 0), "{status:#?}");
     assert!(status.connection_losses > 0, "the kill hit requests in flight");
     assert_eq!(status.state, State::Up, "{:?}", status.problems);
     check_counts(&status);
@@ -114,7 +72,8 @@ async fn apache_kafka_killed_and_restarted_under_load_loses_and_duplicates_nothi
 #[tokio::test]
 #[ignore = "runs Apache Kafka"]
 async fn apache_kafka_refuses_a_record_that_is_too_large_and_takes_its_neighbours() {
-    let kafka = Kafka::start("large", &["message.max.bytes=5000"]);
+    let options = ["--set", "message.max.bytes=5000"];
+    let kafka = spawn_blocking(move || RealKafka::start_with(&options).unwrap()).await.unwrap();
     let producer = start(config_for(&kafka));
     let mut stream = Stream::new("large");
     stream.offer(&producer, 50).await;
