@@ -178,3 +178,52 @@ impl Partition {
         self.changes.send_modify(|n| *n += 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::log::Limits;
+    use crate::record_batch::tests::batch;
+    use crate::record_batch::validate;
+
+    #[tokio::test]
+    async fn a_record_is_neither_shown_nor_promised_before_its_sync() {
+        let limits = Limits { segment_bytes: 1 << 20, retention_bytes: 1 << 20, total: Arc::default() };
+        let dir = std::env::temp_dir().join(format!("minikafka-sync-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let log = PartitionLog::open(Some(dir.clone()), limits).unwrap();
+        // Without a permit no sync begins.
+        let permits = Arc::new(Semaphore::new(0));
+        let safety = Safety::Synced(Arc::clone(&permits));
+        let partition = Arc::new(Partition::new(0, log, 1, safety, watch::Sender::new(0)));
+        let batch = batch(&["a"], (-1, -1, -1));
+        let header = validate(&batch).unwrap();
+        let appended = partition.with_log(|log| log.append(&header, &batch, 0)).unwrap();
+        partition.publish();
+        let early = tokio::time::timeout(Duration::from_millis(50), partition.wait_safe(appended.end)).await;
+        assert!(early.is_err(), "promised before the sync");
+        assert_eq!(partition.high_watermark(), 0);
+        permits.add_permits(1);
+        assert_eq!(partition.wait_safe(appended.end).await, Ok(()));
+        assert_eq!(partition.high_watermark(), 1);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_failed_sync_is_told_to_those_who_wait_and_nothing_more_is_taken() {
+        let limits = Limits { segment_bytes: 1 << 20, retention_bytes: 1 << 20, total: Arc::default() };
+        let log = PartitionLog::open(None, limits).unwrap();
+        let safety = Safety::Synced(Arc::new(Semaphore::new(0)));
+        let partition = Arc::new(Partition::new(0, log, 1, safety, watch::Sender::new(0)));
+        let batch = batch(&["a"], (-1, -1, -1));
+        let header = validate(&batch).unwrap();
+        let appended = partition.with_log(|log| log.append(&header, &batch, 0)).unwrap();
+        partition.synced(partition.log.lock(), Err(std::io::Error::other("EIO")), appended.end);
+        assert_eq!(partition.wait_safe(appended.end).await, Err(ErrorCode::KAFKA_STORAGE_ERROR));
+        let again = partition.with_log(|log| log.append(&header, &batch, 0));
+        assert_eq!(again, Err(ErrorCode::KAFKA_STORAGE_ERROR));
+        assert_eq!(partition.high_watermark(), 0);
+    }
+}
