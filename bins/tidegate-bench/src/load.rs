@@ -3,7 +3,9 @@
 //! All connect; then all publish, so that what is measured is not mixed with the cost of connecting; then the last
 //! acknowledgements are waited for; then all say DISCONNECT.
 
+mod baton;
 mod device;
+mod link;
 mod payload;
 mod plan;
 mod tally;
@@ -22,10 +24,11 @@ use mio::Waker;
 use serde::Serialize;
 use thiserror::Error;
 
+use self::baton::{Baton, Phase, Window};
 pub(crate) use self::payload::{Payload, PayloadFormat};
 pub(crate) use self::plan::{Pace, Plan, Publishing, TopicTemplate, Traffic};
 pub(crate) use self::tally::{Counters, Tally};
-use self::worker::{Baton, Phase, Window, Worker};
+use self::worker::Worker;
 use crate::latency::Latencies;
 use crate::procfs::{self, Usage};
 

@@ -65,11 +65,12 @@ impl NullServer {
     pub(crate) fn start(bind: SocketAddr, threads: usize) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(Counters::default());
-        let first = listen(bind)?;
+        let share = threads > 1;
+        let first = listen(bind, share)?;
         let address = first.local_addr()?;
         let mut listeners = vec![first];
         for _ in 1..threads {
-            listeners.push(listen(address)?);
+            listeners.push(listen(address, share)?);
         }
         let mut running = Vec::with_capacity(threads);
         for listener in listeners {
@@ -112,10 +113,11 @@ impl Counters {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens; `share` lets other sockets listen on the same port, which then share its connections.
+fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(share)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

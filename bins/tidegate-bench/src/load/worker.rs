@@ -1,18 +1,16 @@
 //! One thread of the generator: an event loop over thousands of sockets, one timer wheel, no task and no timer for a
 //! single device.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::event::Event;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
-use socket2::{Domain, Protocol, Socket, Type};
 
+use super::baton::{Baton, Phase, Window};
 use super::device::{Device, Stage, Trouble};
+use super::link::{Link, connect};
 use super::plan::{Pace, Plan, Press, Traffic};
 use super::tally::{Counters, Tally};
 use super::wheel::Wheel;
@@ -26,71 +24,9 @@ const EVENTS: usize = 1024;
 const WRITE_BYTES: usize = 64 << 10;
 /// A tick of the timer wheel, which is also how fine epoll sleeps.
 const TICK_MILLIS: u64 = 1;
-
 /// The longest sleep, in ticks.
 const LONGEST_SLEEP: u64 = 100;
 const WAKER: Token = Token(usize::MAX);
-
-/// What the whole run is doing. It only goes forward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
-    Connect,
-    Publish,
-    /// Nothing more is published, acknowledgements are waited for.
-    Drain,
-    Disconnect,
-}
-
-/// The phase, as the conductor sets it for all threads.
-#[derive(Debug, Default)]
-pub(super) struct Baton {
-    phase: AtomicU8,
-    /// When publishing began, in nanoseconds since the start.
-    published_from: AtomicU64,
-}
-
-impl Baton {
-    pub(super) fn pass(&self, phase: Phase, now: Duration) {
-        if phase == Phase::Publish {
-            self.published_from.store(nanos(now), Ordering::Relaxed);
-        }
-        // Release: who sees the phase sees the time that was stored before it.
-        self.phase.store(phase as u8, Ordering::Release);
-    }
-
-    fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Connect,
-            1 => Phase::Publish,
-            2 => Phase::Drain,
-            _ => Phase::Disconnect,
-        }
-    }
-
-    fn published_from(&self) -> Duration {
-        Duration::from_nanos(self.published_from.load(Ordering::Relaxed))
-    }
-}
-
-/// What a thread lets be seen while it runs.
-#[derive(Debug)]
-pub(super) struct Window {
-    pub(super) counters: Counters,
-    /// The acknowledgements of the last whole second.
-    pub(super) last_second: Latencies,
-}
-
-/// A device's socket.
-#[derive(Debug, Default)]
-struct Link {
-    stream: Option<TcpStream>,
-    /// Bytes that the socket did not take. While there are any, nothing is published.
-    unsent: Vec<u8>,
-    /// The broker has closed its side: what is left must be read to its end, for no further event will come.
-    ended: bool,
-    /// It stands in the queue of those who get a turn without an event.
-    queued: bool,
-}
 
 #[derive(Debug, Clone, Copy)]
 enum Alarm {
@@ -464,66 +400,6 @@ impl Worker {
     }
 }
 
-impl Link {
-    /// Writes, behind what waits already; what the socket doesn't take waits.
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        if !self.unsent.is_empty() {
-            self.unsent.extend_from_slice(bytes);
-            return self.flush();
-        }
-        match stream.write(bytes) {
-            Ok(written) => self.unsent.extend_from_slice(&bytes[written..]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.unsent.extend_from_slice(bytes),
-            Err(error) => return Err(Trouble::Socket(error.kind())),
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), Trouble> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        match stream.write(&self.unsent) {
-            Ok(written) => {
-                self.unsent.drain(..written);
-                if self.unsent.is_empty() {
-                    self.unsent = Vec::new();
-                }
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(Trouble::Socket(error.kind())),
-        }
-    }
-
-    /// Returns how many bytes were read; `None` if there are none now.
-    fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Trouble> {
-        let Some(stream) = &mut self.stream else { return Ok(None) };
-        loop {
-            return match stream.read(buffer) {
-                Ok(0) => Err(Trouble::Closed),
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => Err(Trouble::Socket(error.kind())),
-            };
-        }
-    }
-}
-
-/// Begins a connection, from `source` if one is given.
-fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    if let Some(source) = source {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
-    }
-    match socket.connect(&target.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(TcpStream::from_std(socket.into())),
-    }
-}
-
 fn is_finished(device: &Device, press: &Press) -> bool {
     press.publishing().count.is_some_and(|count| device.sent() >= count)
 }
@@ -565,15 +441,5 @@ mod tests {
             buckets[(phase_of(number, interval).as_millis() / 100) as usize] += 1;
         }
         assert!(buckets.iter().all(|devices| (95..=105).contains(devices)), "{buckets:?}");
-    }
-
-    #[test]
-    fn phases_only_go_forward_and_carry_their_time() {
-        let baton = Baton::default();
-        assert_eq!(baton.phase(), Phase::Connect);
-        baton.pass(Phase::Publish, Duration::from_secs(3));
-        assert_eq!((baton.phase(), baton.published_from()), (Phase::Publish, Duration::from_secs(3)));
-        baton.pass(Phase::Disconnect, Duration::from_secs(9));
-        assert_eq!((baton.phase(), baton.published_from()), (Phase::Disconnect, Duration::from_secs(3)));
     }
 }

@@ -1,0 +1,72 @@
+//! What the conductor and the threads of a run share: the phase in one direction, the counters in the other.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::tally::Counters;
+use crate::latency::Latencies;
+
+/// What the whole run is doing. It only goes forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Connect,
+    Publish,
+    /// Nothing more is published, acknowledgements are waited for.
+    Drain,
+    Disconnect,
+}
+
+/// The phase, as the conductor sets it for all threads.
+#[derive(Debug, Default)]
+pub(super) struct Baton {
+    phase: AtomicU8,
+    /// When publishing began, in nanoseconds since the start.
+    published_from: AtomicU64,
+}
+
+impl Baton {
+    pub(super) fn pass(&self, phase: Phase, now: Duration) {
+        if phase == Phase::Publish {
+            let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+            self.published_from.store(nanos, Ordering::Relaxed);
+        }
+        // Release: who sees the phase sees the time that was stored before it.
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Connect,
+            1 => Phase::Publish,
+            2 => Phase::Drain,
+            _ => Phase::Disconnect,
+        }
+    }
+
+    pub(super) fn published_from(&self) -> Duration {
+        Duration::from_nanos(self.published_from.load(Ordering::Relaxed))
+    }
+}
+
+/// What a thread lets be seen while it runs.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) counters: Counters,
+    /// The acknowledgements of the last whole second.
+    pub(super) last_second: Latencies,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_only_go_forward_and_carry_their_time() {
+        let baton = Baton::default();
+        assert_eq!(baton.phase(), Phase::Connect);
+        baton.pass(Phase::Publish, Duration::from_secs(3));
+        assert_eq!((baton.phase(), baton.published_from()), (Phase::Publish, Duration::from_secs(3)));
+        baton.pass(Phase::Disconnect, Duration::from_secs(9));
+        assert_eq!((baton.phase(), baton.published_from()), (Phase::Disconnect, Duration::from_secs(3)));
+    }
+}

@@ -1,0 +1,142 @@
+//! The tool as its users run it: exit codes, the table, the report, Ctrl-C.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+fn bench(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-bench"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A null server in its own process, which ends with the test.
+struct Null {
+    child: Child,
+    address: String,
+}
+
+impl Null {
+    fn start() -> Self {
+        let mut child = bench(&["null", "--bind", "127.0.0.1:0", "--threads", "2"]).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.strip_prefix("listening on ").and_then(|rest| rest.split_once(',')).unwrap().0;
+        Self { address: address.to_owned(), child }
+    }
+
+    /// As Ctrl-C does.
+    fn interrupt(mut self) -> Output {
+        interrupt(&self.child);
+        let status = self.child.wait().unwrap();
+        let mut stdout = Vec::new();
+        std::io::Read::read_to_end(&mut self.child.stdout.take().unwrap(), &mut stdout).unwrap();
+        Output { status, stdout, stderr: Vec::new() }
+    }
+}
+
+impl Drop for Null {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn interrupt(child: &Child) {
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn the_report_and_the_server_agree_and_success_exits_with_0() {
+    let server = Null::start();
+    let report = std::env::temp_dir().join(format!("tidegate-bench-{}.json", std::process::id()));
+    let pid = server.child.id().to_string();
+    let output = bench(&[
+        "flood",
+        "--clients",
+        "5",
+        "--count",
+        "200",
+        "--v5",
+        "--progress",
+        "--target",
+        &server.address,
+    ])
+    .args(["--pid", &pid, "--json"])
+    .arg(&report)
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let table = text(&output.stdout);
+    assert!(
+        table.contains("flood of 5 clients") && table.contains(&format!("tidegate-bench {pid}")),
+        "{table}"
+    );
+
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    std::fs::remove_file(&report).unwrap();
+    assert_eq!((&value["counters"]["sent"], &value["counters"]["acked"]), (&1000.into(), &1000.into()));
+    assert_eq!(value["acknowledge"]["count"], 1000);
+    assert_eq!(value["setup"]["protocol"], "MQTT 5");
+    assert_eq!(value["processes"][1]["pid"].to_string(), pid);
+    assert!(value["processes"][1]["resident_done_bytes"].as_u64().unwrap() > 0);
+
+    let output = server.interrupt();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("messages    1000\n"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_run_in_which_something_failed_exits_with_1() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let output = bench(&["idle", "--clients", "2", "--target", &nobody]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("connect: connection refused"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_command_line_that_is_wrong_exits_with_2_and_says_why() {
+    for (arguments, reason) in [
+        (&["fleet", "--payload", "3"][..], "--payload-format"),
+        (&["fleet", "--clients", "many"], "--clients"),
+        (&["idle", "--pid", "4294967295"], "/proc/4294967295"),
+        (&["idle", "--clients", "4000000000"], "--first-id"),
+        (&["sing"], "sing"),
+    ] {
+        let output = bench(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(reason), "{arguments:?}: {}", text(&output.stderr));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_and_exits_with_1() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let output = bench(&["null", "--bind", &taken]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&taken), "{}", text(&output.stderr));
+}
+
+#[test]
+fn ctrl_c_prints_the_report_so_far() {
+    let server = Null::start();
+    let arguments = ["fleet", "--clients", "3", "--interval", "50ms", "--duration", "1h", "--progress"];
+    let mut child = bench(&arguments).args(["--target", &server.address]).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("online 3"), "{line}");
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("stopped before its end"), "{}", text(&output.stdout));
+}
