@@ -1,12 +1,15 @@
 //! Opening a conversation: what a server checks of a CONNECT before it looks for a session, and its CONNACK.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use tidegate_codec::{ConnAck, ConnAckProperties, Connect, Packet, QoS, ReasonCode, Version};
 use tidegate_topic::TopicName;
 
 use crate::link::{Link, server_keep_alive};
 use crate::{Expiry, Limits};
+
+/// Room that CONNACK keeps for a client identifier that the server will assign, in bytes with its frame.
+const ASSIGNED_CLIENT_ID_BYTES: usize = 64;
 
 /// Why a CONNECT is refused whoever sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +32,12 @@ pub enum Refusal {
     /// The server speaks no enhanced authentication.
     #[error("the authentication method is not supported")]
     AuthenticationMethod,
+    /// The client accepts no packet as large as the CONNACK that it would get.
+    #[error("a maximum packet size of {maximum} bytes has no room for CONNACK")]
+    NoRoomForConnAck {
+        /// What the client accepts.
+        maximum: u32,
+    },
     /// The will's topic is no topic name.
     #[error("the will topic is invalid")]
     WillTopicInvalid,
@@ -51,6 +60,7 @@ impl Refusal {
                 ReasonCode::ClientIdentifierNotValid
             }
             Self::AuthenticationMethod => ReasonCode::BadAuthenticationMethod,
+            Self::NoRoomForConnAck { .. } => ReasonCode::PacketTooLarge,
             Self::WillTopicInvalid => ReasonCode::TopicNameInvalid,
             Self::WillResponseTopicInvalid => ReasonCode::ProtocolError,
             Self::WillQosNotSupported => ReasonCode::QosNotSupported,
@@ -64,6 +74,7 @@ impl Refusal {
             Self::ClientIdMissing => "MQTT311-3.1.3-8",
             Self::ClientIdTooLong { .. } | Self::ClientIdInvalid => "MQTT5-3.1.3-8",
             Self::AuthenticationMethod => "MQTT5-4.12.0-1",
+            Self::NoRoomForConnAck { .. } => "MQTT5-3.1.2-24",
             Self::WillTopicInvalid => "MQTT5-4.7.0-1",
             Self::WillResponseTopicInvalid => "MQTT5-3.3.2-14",
             Self::WillQosNotSupported => "MQTT5-3.2.2-12",
@@ -97,6 +108,11 @@ pub fn check_connect(connect: &Connect<'_>, limits: &Limits) -> Result<(), Refus
     }
     if connect.properties.authentication_method.is_some() {
         return Err(Refusal::AuthenticationMethod);
+    }
+    if let Some(maximum) = connect.properties.maximum_packet_size.map(NonZeroU32::get)
+        && !has_room_for_connack(connect, maximum, limits)
+    {
+        return Err(Refusal::NoRoomForConnAck { maximum });
     }
     let Some(will) = &connect.will else { return Ok(()) };
     if TopicName::parse_with(will.topic, limits.max_topic_levels).is_err() {
@@ -145,16 +161,20 @@ pub enum SessionState {
 pub(crate) fn accept(
     connect: &Connect<'_>,
     welcome: Welcome<'_>,
-    expiry: Expiry,
     link: &Link,
     limits: &Limits,
     out: &mut Vec<u8>,
 ) {
+    link.answer(&Packet::ConnAck(Box::new(connack(connect, welcome, limits))), out);
+}
+
+fn connack<'a>(connect: &Connect<'_>, welcome: Welcome<'a>, limits: &Limits) -> ConnAck<'a> {
     let asked = connect.properties.session_expiry_interval.unwrap_or(0);
+    let given = requested_expiry(connect, limits).to_interval();
     let properties = match connect.version {
         Version::V3_1 | Version::V3_1_1 => ConnAckProperties::default(),
         Version::V5 => ConnAckProperties {
-            session_expiry_interval: Some(expiry.to_interval()).filter(|given| *given != asked),
+            session_expiry_interval: Some(given).filter(|given| *given != asked),
             receive_maximum: Some(limits.receive_maximum).filter(|maximum| *maximum != NonZeroU16::MAX),
             maximum_qos: Some(limits.max_qos).filter(|qos| *qos < QoS::ExactlyOnce), // [MQTT5-3.2.2-9]
             retain_available: (!limits.retain_available).then_some(false),
@@ -166,8 +186,16 @@ pub(crate) fn accept(
         },
     };
     let session_present = welcome.state == SessionState::Resumed;
-    let accepted = ConnAck { session_present, reason: ReasonCode::Success, properties };
-    link.answer(&Packet::ConnAck(Box::new(accepted)), out);
+    ConnAck { session_present, reason: ReasonCode::Success, properties }
+}
+
+/// Without CONNACK there is no conversation, and no property of it can be left out, because the client would then go
+/// by defaults that the server does not keep.
+fn has_room_for_connack(connect: &Connect<'_>, maximum: u32, limits: &Limits) -> bool {
+    let welcome = Welcome { state: SessionState::New, assigned_client_id: None };
+    let assigned = if connect.client_id.is_empty() { ASSIGNED_CLIENT_ID_BYTES } else { 0 };
+    let needed = connack(connect, welcome, limits).encoded_len(connect.version);
+    needed.is_ok_and(|bytes| bytes + assigned <= maximum as usize)
 }
 
 /// The session expiry that CONNECT asks for, within the limits.

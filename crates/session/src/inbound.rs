@@ -2,11 +2,14 @@
 //! received and not yet released.
 //!
 //! ```text
-//! QoS 1:  PUBLISH -> WithBroker --acknowledge: PUBACK--> forgotten
-//! QoS 2:  PUBLISH -> WithBroker --acknowledge: PUBREC--> Received --PUBREL: PUBCOMP--> forgotten
-//!                       |  \--acknowledge, reason >= 0x80: PUBREC--> forgotten
-//!                       \--forget--> forgotten
+//! QoS 1:  PUBLISH -> OwesPubAck --acknowledge: PUBACK--> done
+//! QoS 2:  PUBLISH -> OwesPubRec --acknowledge: PUBREC--> AwaitsPubRel --PUBREL: PUBCOMP--> done
+//!                    OwesPubRec --acknowledge, reason >= 0x80: PUBREC--> done
 //! ```
+//!
+//! [`forget`](Received::forget) ends both from the left; the end of the connection ends QoS 1. Answers go out in the
+//! order in which the broker gives them: a message that is safe does not wait for one that is not, and only clients
+//! are bound to answer in order ([MQTT5-4.6.0-2], [MQTT5-4.6.0-3]).
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;

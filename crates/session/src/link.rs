@@ -84,8 +84,8 @@ impl Link {
         packet.encode(self.version, out).map_err(|_| TooLarge)
     }
 
-    /// Appends a packet without which the conversation goes on. The smallest Maximum Packet Sizes (below 5 bytes)
-    /// leave no room for some answers, and such a client has asked not to get them.
+    /// Appends an answer. One that is larger than the client accepts (a SUBACK for many filters, say) is left out:
+    /// the client wants it so [MQTT5-3.1.2-24]. CONNACK is known to fit.
     pub(crate) fn answer(&self, packet: &Packet<'_>, out: &mut Vec<u8>) {
         let _ = self.send(packet, out);
     }

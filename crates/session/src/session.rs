@@ -144,7 +144,7 @@ impl Session {
         }
         self.expiry = connect::requested_expiry(connect, &self.limits);
         let link = self.link.insert(Link::new(connect, &self.limits, now));
-        connect::accept(connect, welcome, self.expiry, link, &self.limits, out);
+        connect::accept(connect, welcome, link, &self.limits, out);
         self.outbound.connect(link, now, out);
     }
 

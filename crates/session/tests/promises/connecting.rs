@@ -58,6 +58,13 @@ fn connects_that_no_server_setting_can_allow_are_refused() {
     let mut will_response = leaving("t", Q0, false);
     will_response.will.as_mut().unwrap().properties.response_topic = Some("re/#");
 
+    let accepting = |client_id, maximum| {
+        let mut connect = clean(V5, client_id);
+        connect.properties.maximum_packet_size = NonZeroU32::new(maximum);
+        connect
+    };
+    let no_room = |maximum| Some(Refusal::NoRoomForConnAck { maximum });
+
     let rows: Vec<(&str, Connect<'_>, Limits, Option<Refusal>)> = vec![
         ("[MQTT5-3.1.3-6]", unclean(V5, ""), limits(), None),
         ("[MQTT311-3.1.3-7]", clean(V3_1_1, ""), limits(), None),
@@ -75,6 +82,10 @@ fn connects_that_no_server_setting_can_allow_are_refused() {
         ("[MQTT5-4.7.0-1]", leaving("a/+", Q0, false), limits(), Some(Refusal::WillTopicInvalid)),
         ("[MQTT5-4.7.3-1]", leaving("", Q0, false), limits(), Some(Refusal::WillTopicInvalid)),
         ("[MQTT5-3.3.2-14]", will_response, limits(), Some(Refusal::WillResponseTopicInvalid)),
+        ("CONNACK has 16 bytes", accepting("a", 16), limits(), None),
+        ("[MQTT5-3.1.2-24]", accepting("a", 15), limits(), no_room(15)),
+        ("with an assigned identifier", accepting("", 80), limits(), None),
+        ("[MQTT5-3.1.2-24]", accepting("", 79), limits(), no_room(79)),
         ("any will", leaving("t", Q2, true), limits(), None),
         ("[MQTT5-3.2.2-12]", leaving("t", Q2, false), frugal(), Some(Refusal::WillQosNotSupported)),
         ("[MQTT5-3.2.2-13]", leaving("t", Q1, true), frugal(), Some(Refusal::WillRetainNotSupported)),

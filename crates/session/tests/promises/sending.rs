@@ -3,7 +3,10 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use tidegate_codec::{Packet, PubAck, Publish, PublishProperties, QoS, ReasonCode, UserProperties, Version};
+use tidegate_codec::{
+    Packet, PubAck, Publish, PublishProperties, QoS, ReasonCode, Subscribe, SubscribeFilter, UserProperties,
+    Version,
+};
 use tidegate_session::{
     Delivered, Delivery, DropReason, Dropped, Ended, Identifiers, Limits, Message, QueuePolicy, Violation,
 };
@@ -283,18 +286,24 @@ fn attack_90_mqtt5_3_1_2_25_a_message_too_large_for_the_client_counts_as_sent_an
 }
 
 #[test]
-fn mqtt5_3_1_2_24_no_packet_is_larger_than_the_client_s_maximum() {
+fn mqtt5_3_1_2_24_no_answer_is_larger_than_the_client_s_maximum() {
     let mut connect = resumable(Version::V5);
-    connect.properties.maximum_packet_size = NonZeroU32::new(4);
+    connect.properties.maximum_packet_size = NonZeroU32::new(20);
     let mut harness = Harness::with(&connect, Limits::default());
-    let token = harness.publish(publish(Q1, 1)).unwrap();
-    harness.acknowledge(token, ReasonCode::Success);
-    let token = harness.publish(publish(Q1, 2)).unwrap();
-    harness.acknowledge(token, ReasonCode::NotAuthorized);
+    let mut subscribe = |filters| {
+        let request = Subscribe {
+            packet_id: id(1),
+            subscription_identifier: None,
+            user_properties: UserProperties::default(),
+            filters: vec![SubscribeFilter::new("a", Q0); filters],
+        };
+        harness.session.subscribed(&request, &vec![Ok(Q0); filters], &mut harness.out);
+        harness.packets().len()
+    };
+    assert_eq!((subscribe(15), subscribe(16)), (1, 0));
+    harness.handle(Packet::PingReq);
     harness.end(Ended::Violation(Violation::SecondConnect));
-    for packet in harness.packets() {
-        assert!(packet.encoded_len(Version::V5).unwrap() <= 4, "{packet:?}");
-    }
+    assert_eq!(harness.sent(), ["PINGRESP", "DISCONNECT 0x82"]);
 }
 
 #[test]
