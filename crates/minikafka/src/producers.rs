@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn the_number_of_remembered_producers_is_bounded() {
         let mut producers = Producers::default();
-        for id in 0..MAX_PRODUCERS as i64 + 10 {
+        for (id, _) in (0..).zip(0..MAX_PRODUCERS + 10) {
             producers.appended(&BatchHeader { producer_id: id, base_offset: id * 2, ..header(0, 0, 0) });
         }
         assert_eq!(producers.known.len(), MAX_PRODUCERS);

@@ -198,6 +198,7 @@ pub(crate) mod tests {
     use bytes::BufMut;
 
     use super::*;
+    use crate::wire::length;
 
     /// A batch of records without keys; `producer` is id, epoch and base sequence.
     pub(crate) fn batch(values: &[&str], producer: (i64, i16, i32)) -> Bytes {
@@ -212,17 +213,17 @@ pub(crate) mod tests {
         }
         let mut tail = BytesMut::new();
         tail.put_i16(0);
-        tail.put_i32(values.len() as i32 - 1);
+        tail.put_i32(length(values.len()) - 1);
         tail.put_i64(1_000);
         tail.put_i64(1_000);
         tail.put_i64(producer.0);
         tail.put_i16(producer.1);
         tail.put_i32(producer.2);
-        tail.put_i32(values.len() as i32);
+        tail.put_i32(length(values.len()));
         tail.put_slice(&records);
         let mut out = BytesMut::new();
         out.put_i64(0);
-        out.put_i32((tail.len() + 9) as i32);
+        out.put_i32(length(tail.len() + 9));
         out.put_i32(-1);
         out.put_i8(2);
         out.put_u32(crc32c::crc32c(&tail));

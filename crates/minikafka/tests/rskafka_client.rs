@@ -1,5 +1,7 @@
 //! A stranger's client: what rskafka writes comes back, through topics, offsets and long polls.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers: a failure is the test's")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

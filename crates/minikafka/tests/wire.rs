@@ -1,5 +1,12 @@
 //! What the server promises byte by byte, asked by a client of a few lines.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a test's helpers: a failure is the test's, and the numbers are small"
+)]
+
 use std::path::PathBuf;
 use std::time::Duration;
 
