@@ -242,5 +242,6 @@ topic = "{TOPIC}"
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("the blocking part of the test does not panic")
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
