@@ -1,0 +1,402 @@
+//! The configuration file: what an operator may say, with its defaults, and what is wrong with it in words.
+
+mod error;
+mod units;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use error::ConfigErrors;
+pub(crate) use units::{Period, Size};
+
+/// The prefix of environment variables: `TIDEGATE_HTTP__BIND` is `bind` of `[http]`.
+const ENV_PREFIX: &str = "TIDEGATE_";
+
+/// The name of the embedded log where a Kafka is asked for.
+pub(crate) const EMBEDDED: &str = "embedded";
+
+/// The Kafka that `--kafka` adds, which then is the only one unless the file names more.
+const DEFAULT_KAFKA: &str = "main";
+
+/// The whole configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// Where clients connect, by a name of your choice.
+    pub(crate) listeners: BTreeMap<String, ListenerSettings>,
+    /// Metrics and health.
+    pub(crate) http: HttpSettings,
+    /// What one conversation may do.
+    pub(crate) mqtt: MqttSettings,
+    /// Kafka clusters, by a name of your choice. Without any, the embedded log starts.
+    pub(crate) kafka: BTreeMap<String, KafkaSettings>,
+    /// The small log for trying out.
+    pub(crate) embedded_log: EmbeddedLogSettings,
+    /// What goes where. Without any, `#` goes to the topic `mqtt`.
+    pub(crate) rules: Vec<RuleSettings>,
+    /// How the process speaks of itself.
+    pub(crate) log: LogSettings,
+    /// How long a shutdown may take.
+    pub(crate) shutdown_timeout: Period,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listeners: BTreeMap::from([("tcp".to_owned(), ListenerSettings::default())]),
+            http: HttpSettings::default(),
+            mqtt: MqttSettings::default(),
+            kafka: BTreeMap::new(),
+            embedded_log: EmbeddedLogSettings::default(),
+            rules: Vec::new(),
+            log: LogSettings::default(),
+            shutdown_timeout: Period::seconds(15),
+        }
+    }
+}
+
+/// `[listeners.NAME]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ListenerSettings {
+    pub(crate) bind: SocketAddr,
+    /// The word that it takes to listen beyond loopback while everyone may connect.
+    pub(crate) allow_anonymous: bool,
+}
+
+impl Default for ListenerSettings {
+    fn default() -> Self {
+        Self { bind: (Ipv4Addr::LOCALHOST, 1883).into(), allow_anonymous: false }
+    }
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HttpSettings {
+    pub(crate) bind: SocketAddr,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self { bind: (Ipv4Addr::LOCALHOST, 18083).into() }
+    }
+}
+
+/// `[mqtt]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct MqttSettings {
+    pub(crate) max_connections: usize,
+    pub(crate) connect_timeout: Period,
+    pub(crate) max_packet_size: Size,
+    /// QoS 1 and 2 messages of one client that may wait for their acknowledgement.
+    pub(crate) receive_maximum: NonZeroU16,
+    /// QoS 1 and 2 messages that may be on their way to one client.
+    pub(crate) max_inflight: NonZeroU16,
+    pub(crate) topic_alias_maximum: u16,
+    /// How long a 3.1 or 3.1.1 session with clean session 0 is kept.
+    pub(crate) session_expiry: Period,
+    /// Messages that wait for one client.
+    pub(crate) max_queued_messages: usize,
+    pub(crate) max_subscriptions: usize,
+    pub(crate) max_client_id_bytes: usize,
+    pub(crate) max_topic_levels: usize,
+}
+
+impl Default for MqttSettings {
+    fn default() -> Self {
+        Self {
+            max_connections: 1_000_000,
+            connect_timeout: Period::seconds(10),
+            max_packet_size: Size::mebibytes(1),
+            receive_maximum: NonZeroU16::new(128).expect("128 is not 0"),
+            max_inflight: NonZeroU16::new(32).expect("32 is not 0"),
+            topic_alias_maximum: 64,
+            session_expiry: Period::seconds(2 * 60 * 60),
+            max_queued_messages: 1000,
+            max_subscriptions: 1000,
+            max_client_id_bytes: 1024,
+            max_topic_levels: 128,
+        }
+    }
+}
+
+/// `[kafka.NAME]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct KafkaSettings {
+    /// `host:port` of one or more brokers of the cluster.
+    pub(crate) bootstrap: Vec<String>,
+    /// Memory for records that are not acknowledged yet.
+    pub(crate) buffer: Size,
+    pub(crate) batch_size: Size,
+    pub(crate) linger: Period,
+    pub(crate) request_timeout: Period,
+    /// Create topics that are missing, with this many partitions. Otherwise their records wait.
+    pub(crate) create_topics_with_partitions: Option<NonZeroU16>,
+    /// Replicas of topics that are created; without it, the cluster's default.
+    pub(crate) create_topics_with_replicas: Option<NonZeroU16>,
+}
+
+impl Default for KafkaSettings {
+    fn default() -> Self {
+        Self {
+            bootstrap: Vec::new(),
+            buffer: Size::mebibytes(256),
+            batch_size: Size::kibibytes(256),
+            linger: Period::millis(5),
+            request_timeout: Period::seconds(30),
+            create_topics_with_partitions: None,
+            create_topics_with_replicas: None,
+        }
+    }
+}
+
+/// `[embedded_log]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EmbeddedLogSettings {
+    pub(crate) bind: SocketAddr,
+    pub(crate) directory: PathBuf,
+    pub(crate) partitions: NonZeroU32,
+}
+
+impl Default for EmbeddedLogSettings {
+    fn default() -> Self {
+        Self {
+            bind: (Ipv4Addr::LOCALHOST, 9092).into(),
+            directory: "tidegate-data/log".into(),
+            partitions: NonZeroU32::new(4).expect("4 is not 0"),
+        }
+    }
+}
+
+/// `[[rules]]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RuleSettings {
+    pub(crate) id: String,
+    pub(crate) sql: String,
+    #[serde(default)]
+    pub(crate) ack: AckSettings,
+    pub(crate) outputs: Vec<OutputSettings>,
+}
+
+/// When a rule's QoS 1 and 2 messages are acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AckSettings {
+    /// When they are in Kafka's in-sync replicas.
+    #[default]
+    Kafka,
+    /// When they are decoded.
+    Received,
+}
+
+/// `[[rules.outputs]]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OutputSettings {
+    /// A name from `[kafka.NAME]`, or `embedded`. May be left out where there is one.
+    #[serde(default)]
+    pub(crate) kafka: Option<String>,
+    pub(crate) topic: String,
+    #[serde(default)]
+    pub(crate) key: Option<String>,
+    #[serde(default)]
+    pub(crate) value: Option<String>,
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, String>,
+    #[serde(default = "yes")]
+    pub(crate) default_headers: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogSettings {
+    /// A level, or directives such as `info,tidegate_kafka=debug`.
+    pub(crate) level: String,
+    pub(crate) format: LogFormat,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Settings {
+    /// Reads the file, then the environment over it, then what the command line adds.
+    ///
+    /// # Errors
+    /// Says which source and which key, and what would be right.
+    pub(crate) fn load(file: Option<&Path>, kafka: &[String]) -> Result<Self, ConfigErrors> {
+        let mut sources = Figment::new();
+        if let Some(path) = file {
+            // figment takes a missing file for an empty one.
+            if let Err(error) = std::fs::metadata(path) {
+                return Err(ConfigErrors::one(path.display(), format!("cannot be read: {error}")));
+            }
+            sources = sources.merge(Toml::file_exact(path));
+        }
+        sources = sources.merge(Env::prefixed(ENV_PREFIX).split("__"));
+        if !kafka.is_empty() {
+            let bootstrap = BTreeMap::from([("bootstrap", kafka)]);
+            sources = sources.merge(Serialized::default(&format!("kafka.{DEFAULT_KAFKA}"), bootstrap));
+        }
+        let settings: Self = sources.extract().map_err(ConfigErrors::from)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// What no single field shows.
+    fn check(&self) -> Result<(), ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        for (name, listener) in &self.listeners {
+            if !listener.bind.ip().is_loopback() && !listener.allow_anonymous {
+                errors.push(
+                    format!("listeners.{name}.bind"),
+                    format!(
+                        "{} can be reached from other machines, and everyone may connect: say `allow_anonymous = true` \
+                         if you mean it, or bind to 127.0.0.1",
+                        listener.bind
+                    ),
+                );
+            }
+        }
+        for (name, kafka) in &self.kafka {
+            if kafka.bootstrap.is_empty() {
+                errors.push(format!("kafka.{name}.bootstrap"), "name at least one broker as \"host:port\"");
+            }
+            if name == EMBEDDED {
+                errors.push(format!("kafka.{name}"), "this name belongs to the embedded log: choose another");
+            }
+        }
+        errors.into_result()
+    }
+
+    /// The rules, with the one that a configuration without rules gets.
+    pub(crate) fn rules_or_default(&self) -> Vec<RuleSettings> {
+        if !self.rules.is_empty() {
+            return self.rules.clone();
+        }
+        vec![RuleSettings {
+            id: "everything".to_owned(),
+            sql: "SELECT * FROM \"#\"".to_owned(),
+            ack: AckSettings::Kafka,
+            outputs: vec![OutputSettings {
+                kafka: None,
+                topic: "mqtt".to_owned(),
+                key: None,
+                value: None,
+                headers: BTreeMap::new(),
+                default_headers: true,
+            }],
+        }]
+    }
+
+    /// The name of the Kafka that an output means.
+    pub(crate) fn kafka_of<'a>(&'a self, output: &'a OutputSettings) -> Result<&'a str, String> {
+        let known = || match self.kafka.is_empty() {
+            true => vec![EMBEDDED],
+            false => self.kafka.keys().map(String::as_str).collect(),
+        };
+        match &output.kafka {
+            Some(name) if known().contains(&name.as_str()) => Ok(name),
+            Some(name) => Err(format!("there is no [kafka.{name}]{}", error::did_you_mean(name, &known()))),
+            None => match known()[..] {
+                [only] => Ok(only),
+                ref several => {
+                    Err(format!("say which Kafka: `kafka = \"...\"`, one of {}", several.join(", ")))
+                }
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::Jail;
+
+    use super::*;
+
+    fn load(toml: &str) -> Result<Settings, String> {
+        let mut result = None;
+        Jail::expect_with(|jail| {
+            jail.create_file("tidegate.toml", toml)?;
+            result = Some(
+                Settings::load(Some(Path::new("tidegate.toml")), &[]).map_err(|errors| errors.to_string()),
+            );
+            Ok(())
+        });
+        result.unwrap()
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let settings = load("").unwrap();
+        assert_eq!(settings.listeners["tcp"].bind.to_string(), "127.0.0.1:1883");
+        assert_eq!(settings.rules_or_default()[0].outputs[0].topic, "mqtt");
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_and_not_an_empty_one() {
+        let error = Settings::load(Some(Path::new("no-such-file.toml")), &[]).unwrap_err().to_string();
+        assert!(error.contains("no-such-file.toml"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_place_and_the_likely_meaning() {
+        let error = load("[mqtt]\nmax_conections = 5\n").unwrap_err();
+        assert!(error.contains("mqtt") && error.contains("did you mean `max_connections`?"), "{error}");
+    }
+
+    #[test]
+    fn units_are_read_and_a_wrong_one_is_explained() {
+        let settings = load("shutdown_timeout = \"90 s\"\n[mqtt]\nmax_packet_size = \"2 MiB\"\n").unwrap();
+        assert_eq!(settings.mqtt.max_packet_size.bytes(), 2 * 1024 * 1024);
+        assert_eq!(settings.shutdown_timeout.get().as_secs(), 90);
+        let error = load("shutdown_timeout = \"90 parsecs\"\n").unwrap_err();
+        assert!(error.contains("shutdown_timeout") && error.contains("parsecs"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_comes_over_the_file() {
+        Jail::expect_with(|jail| {
+            jail.create_file("tidegate.toml", "[http]\nbind = \"127.0.0.1:1\"\n")?;
+            jail.set_env("TIDEGATE_HTTP__BIND", "127.0.0.1:2");
+            jail.set_env("TIDEGATE_KAFKA__MAIN__BOOTSTRAP", "[\"a:9092\"]");
+            let settings = Settings::load(Some(Path::new("tidegate.toml")), &[]).unwrap();
+            assert_eq!(settings.http.bind.port(), 2);
+            assert_eq!(settings.kafka["main"].bootstrap, ["a:9092"]);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn everyone_may_connect_from_other_machines_only_if_somebody_said_so() {
+        let open = "[listeners.tcp]\nbind = \"0.0.0.0:1883\"\n";
+        assert!(load(open).unwrap_err().contains("allow_anonymous"));
+        assert!(load(&format!("{open}allow_anonymous = true\n")).is_ok());
+    }
+}

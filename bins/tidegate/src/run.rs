@@ -1,0 +1,196 @@
+//! `tidegate run`: puts the parts together, serves until a signal, and brings them down in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prometheus::Registry;
+use tidegate_broker::{Broker, Metrics, Tcp};
+use tidegate_kafka::Producer;
+use tidegate_minikafka::MiniKafka;
+use tidegate_sink::Feed;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::cli::ConfigArgs;
+use crate::config::{EMBEDDED, EmbeddedLogSettings, Settings};
+use crate::rules::CompiledRules;
+use crate::sinks::SinkCollector;
+use crate::{Failure, http, logging, prepare, print_line, sinks};
+
+/// Runs the broker until SIGTERM or SIGINT.
+pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
+    let (settings, rules) = prepare(args)?;
+    logging::install(&settings.log).map_err(Failure::Usage)?;
+    raise_open_files_limit(&settings);
+    let runtime = Runtime::new().map_err(Failure::runtime)?;
+    runtime.block_on(serve(settings, rules)).map_err(Failure::Runtime)
+}
+
+async fn serve(settings: Settings, rules: CompiledRules) -> Result<(), String> {
+    let mut signals =
+        Signals::install().map_err(|error| format!("error: cannot wait for signals: {error}"))?;
+    // Every port first, so that a taken one is told before anything else begins.
+    let mut listeners = Vec::new();
+    for (name, listener) in &settings.listeners {
+        let bound = Tcp::bind(listener.bind).await.map_err(|error| {
+            format!(
+                "error: listeners.{name}.bind: cannot listen on {}: {error}; choose another with \
+                 TIDEGATE_LISTENERS__{}__BIND",
+                listener.bind,
+                name.to_uppercase()
+            )
+        })?;
+        listeners.push(bound);
+    }
+    let http_listener = http::bind(settings.http.bind).await?;
+    let embedded = match settings.kafka.is_empty() {
+        true => Some(start_embedded_log(&settings.embedded_log).await?),
+        false => None,
+    };
+
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).map_err(|error| format!("error: metrics: {error}"))?;
+    let producers = start_producers(&settings, embedded.as_ref());
+    registry
+        .register(Box::new(SinkCollector::new(&producers)))
+        .map_err(|error| format!("error: metrics: {error}"))?;
+
+    announce(&settings, &rules, &listeners, embedded.as_ref());
+    let bindings = rules.bind(|name| Arc::clone(&producers[name]) as Arc<dyn Feed>);
+    let broker = Broker::start(sinks::broker_config(&settings), bindings, metrics)
+        .map_err(|error| format!("error: rules: {error}"))?;
+    tokio::spawn(http::serve(http_listener, registry));
+    for listener in listeners {
+        let broker = broker.clone();
+        tokio::spawn(async move { broker.serve(listener).await });
+    }
+    announce_ready(&settings);
+
+    signals.wait().await;
+    print_line("stopping: no new connections; a second signal ends at once");
+    let deadline = Instant::now() + settings.shutdown_timeout.get();
+    tokio::select! {
+        () = stop(&broker, &producers, deadline) => {}
+        () = signals.wait() => return Err("stopped at once: what was in flight was not acknowledged".to_owned()),
+    }
+    if let Some(embedded) = embedded {
+        embedded.stop().await.map_err(|error| format!("error: embedded_log: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Devices first, then what they have in flight: nothing new arrives while the producers empty themselves.
+async fn stop(broker: &Broker, producers: &BTreeMap<String, Arc<Producer>>, deadline: Instant) {
+    broker.shutdown().await;
+    for producer in producers.values() {
+        producer.close(deadline).await;
+    }
+}
+
+async fn start_embedded_log(settings: &EmbeddedLogSettings) -> Result<MiniKafka, String> {
+    let started = MiniKafka::builder()
+        .bind(settings.bind.to_string())
+        .data_dir(&settings.directory)
+        .partitions(settings.partitions.get() as i32)
+        .start()
+        .await;
+    started.map_err(|error| match error {
+        tidegate_minikafka::Error::AddrInUse { addr } => format!(
+            "error: embedded_log.bind: {addr} is taken. If that is your own Kafka, use it:\n\n    \
+             tidegate --kafka {addr}\n\nor move the embedded log: TIDEGATE_EMBEDDED_LOG__BIND=127.0.0.1:9192"
+        ),
+        other => format!("error: embedded_log: {other}"),
+    })
+}
+
+fn start_producers(settings: &Settings, embedded: Option<&MiniKafka>) -> BTreeMap<String, Arc<Producer>> {
+    let configs = match embedded {
+        Some(log) => vec![(EMBEDDED.to_owned(), sinks::embedded_config(&log.bootstrap()))],
+        None => {
+            settings.kafka.iter().map(|(name, kafka)| (name.clone(), sinks::kafka_config(kafka))).collect()
+        }
+    };
+    let handle = tokio::runtime::Handle::current();
+    configs.into_iter().map(|(name, config)| (name, Arc::new(Producer::start(config, &handle)))).collect()
+}
+
+/// Says what was started.
+fn announce(settings: &Settings, rules: &CompiledRules, listeners: &[Tcp], embedded: Option<&MiniKafka>) {
+    print_line(&format!("tidegate {}", env!("CARGO_PKG_VERSION")));
+    for listener in listeners {
+        if let Ok(address) = listener.local_addr() {
+            print_line(&format!("  mqtt   {address}"));
+        }
+    }
+    match embedded {
+        Some(log) => print_line(&format!(
+            "  kafka  {}  embedded log in {}: a single copy, for trying out",
+            log.bootstrap(),
+            settings.embedded_log.directory.display()
+        )),
+        None => {
+            for (name, kafka) in &settings.kafka {
+                print_line(&format!("  kafka  {}  ({name})", kafka.bootstrap.join(",")));
+            }
+        }
+    }
+    for (id, sql, destination) in rules.routes() {
+        let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ");
+        print_line(&format!("  rule   {id}: {sql} -> {destination}"));
+    }
+    print_line(&format!("  http   http://{}/metrics and /healthz", settings.http.bind));
+}
+
+/// Says that it listens; and, to somebody who runs it without a configuration, what to try.
+fn announce_ready(settings: &Settings) {
+    if !settings.kafka.is_empty() || !settings.rules.is_empty() {
+        print_line("ready");
+        return;
+    }
+    let log = settings.embedded_log.bind;
+    print_line("ready. Try, in another terminal:");
+    print_line("  mosquitto_pub -q 1 -t sensors/room1 -m '{\"temperature\": 21.5}'");
+    print_line(&format!("  {} tail mqtt --from-beginning --kafka {log}", program()));
+    print_line(&format!("  kcat -C -b {log} -t mqtt -f '%k %s\\n'"));
+}
+
+/// How the user called us, so that the line works where it is pasted.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "tidegate".to_owned())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next of either. Cancel safe.
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Takes all file descriptors that we may have, and says when they are fewer than the connections that we promise.
+fn raise_open_files_limit(settings: &Settings) {
+    /// Descriptors for other things than connections: log, Kafka, HTTP.
+    const RESERVED: u64 = 64;
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
+    let wanted = settings.mqtt.max_connections as u64;
+    if limit < wanted.saturating_add(RESERVED) {
+        tracing::info!(
+            limit,
+            mqtt.max_connections = wanted,
+            "the limit of open files is below max_connections: connections beyond it will be refused"
+        );
+    }
+}

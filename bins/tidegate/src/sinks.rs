@@ -1,0 +1,273 @@
+//! From the settings to the parts' own configurations, and from the producers' own counters to Prometheus.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use tidegate_broker::Config;
+use tidegate_kafka::{LATENCY_BUCKETS_MS, Producer, State, Status, TopicLayout};
+use tidegate_session::Limits;
+
+use crate::config::{KafkaSettings, Settings};
+
+/// The broker's part of the settings.
+pub(crate) fn broker_config(settings: &Settings) -> Config {
+    let mqtt = &settings.mqtt;
+    let limits = Limits {
+        receive_maximum: mqtt.receive_maximum,
+        max_inflight_out: mqtt.max_inflight,
+        max_packet_size: mqtt.max_packet_size.packet_size(),
+        topic_alias_maximum: mqtt.topic_alias_maximum,
+        session_expiry_3x: mqtt.session_expiry.get(),
+        max_queued_messages: mqtt.max_queued_messages,
+        max_subscriptions: mqtt.max_subscriptions,
+        max_client_id_bytes: mqtt.max_client_id_bytes,
+        max_topic_levels: mqtt.max_topic_levels,
+        ..Limits::default()
+    };
+    Config {
+        limits: Arc::new(limits),
+        max_connections: mqtt.max_connections,
+        connect_timeout: mqtt.connect_timeout.get(),
+        drain_timeout: settings.shutdown_timeout.get() / 2,
+        ..Config::default()
+    }
+}
+
+/// The producer of a `[kafka.NAME]`.
+pub(crate) fn kafka_config(kafka: &KafkaSettings) -> tidegate_kafka::Config {
+    let create_topics = kafka.create_topics_with_partitions.map(|partitions| TopicLayout {
+        partitions: i32::from(partitions.get()),
+        replication: kafka.create_topics_with_replicas.map_or(-1, |replicas| replicas.get().cast_signed()),
+        ..TopicLayout::default()
+    });
+    tidegate_kafka::Config {
+        bootstrap: kafka.bootstrap.clone(),
+        batch_bytes: kafka.batch_size.as_usize(),
+        linger: kafka.linger.get(),
+        budget_bytes: kafka.buffer.as_usize(),
+        request_timeout: kafka.request_timeout.get(),
+        create_topics,
+        ..tidegate_kafka::Config::default()
+    }
+}
+
+/// The producer into the embedded log, which creates topics as they come.
+pub(crate) fn embedded_config(bootstrap: &str) -> tidegate_kafka::Config {
+    tidegate_kafka::Config {
+        bootstrap: vec![bootstrap.to_owned()],
+        create_topics: Some(TopicLayout::default()),
+        ..tidegate_kafka::Config::default()
+    }
+}
+
+/// Reads the producers' counters whenever somebody scrapes.
+pub(crate) struct SinkCollector {
+    producers: BTreeMap<String, Arc<Producer>>,
+    descriptions: Vec<Desc>,
+}
+
+/// A metric with one value for each sink.
+struct Single {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    value: fn(&Status) -> f64,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
+const SINGLES: [Single; 13] = [
+    Single {
+        name: "tidegate_sink_up",
+        help: "1 when everything that the sink is given flows.",
+        kind: MetricType::GAUGE,
+        value: |status| f64::from(u8::from(status.state == State::Up)),
+    },
+    Single {
+        name: "tidegate_sink_records_offered_total",
+        help: "Records that the sink has taken.",
+        kind: MetricType::COUNTER,
+        value: |status| status.records.offered as f64,
+    },
+    Single {
+        name: "tidegate_sink_records_delivered_total",
+        help: "Records that are safe at their destination.",
+        kind: MetricType::COUNTER,
+        value: |status| status.records.delivered as f64,
+    },
+    Single {
+        name: "tidegate_sink_records_rejected_total",
+        help: "Records that the destination refused for good.",
+        kind: MetricType::COUNTER,
+        value: |status| status.records.rejected as f64,
+    },
+    Single {
+        name: "tidegate_sink_records_lost_total",
+        help: "Records whose end nobody knows; none of them was acknowledged.",
+        kind: MetricType::COUNTER,
+        value: |status| status.records.lost as f64,
+    },
+    Single {
+        name: "tidegate_sink_records_held",
+        help: "Records that wait for their destination.",
+        kind: MetricType::GAUGE,
+        value: |status| status.records.held as f64,
+    },
+    Single {
+        name: "tidegate_sink_records_refused_total",
+        help: "Offers given back because the sink's memory was used up: their publishers waited.",
+        kind: MetricType::COUNTER,
+        value: |status| status.records.refused as f64,
+    },
+    Single {
+        name: "tidegate_sink_held_bytes",
+        help: "Memory in use of the sink's budget.",
+        kind: MetricType::GAUGE,
+        value: |status| status.held_bytes as f64,
+    },
+    Single {
+        name: "tidegate_sink_batches_total",
+        help: "Batches that the destination has taken.",
+        kind: MetricType::COUNTER,
+        value: |status| status.batches as f64,
+    },
+    Single {
+        name: "tidegate_sink_batch_bytes_total",
+        help: "Bytes of the batches that the destination has taken.",
+        kind: MetricType::COUNTER,
+        value: |status| status.batch_bytes as f64,
+    },
+    Single {
+        name: "tidegate_sink_requests_total",
+        help: "Produce requests sent.",
+        kind: MetricType::COUNTER,
+        value: |status| status.requests as f64,
+    },
+    Single {
+        name: "tidegate_sink_possible_duplicates_total",
+        help: "Records sent again under a new producer id although an earlier attempt may have stored them.",
+        kind: MetricType::COUNTER,
+        value: |status| status.possible_duplicates as f64,
+    },
+    Single {
+        name: "tidegate_sink_throttled_total",
+        help: "Times the destination asked to slow down.",
+        kind: MetricType::COUNTER,
+        value: |status| status.throttled as f64,
+    },
+];
+
+const RETRIES: (&str, &str) =
+    ("tidegate_sink_retries_total", "Batches that were sent again, by the class of the error.");
+const LATENCY: (&str, &str) =
+    ("tidegate_sink_produce_duration_seconds", "From a batch's first write to the destination's success.");
+
+impl SinkCollector {
+    pub(crate) fn new(producers: &BTreeMap<String, Arc<Producer>>) -> Self {
+        let names = SINGLES.iter().map(|single| (single.name, single.help)).chain([RETRIES, LATENCY]);
+        let labels = |name| {
+            if name == RETRIES.0 {
+                vec!["sink".to_owned(), "class".to_owned()]
+            } else {
+                vec!["sink".to_owned()]
+            }
+        };
+        let descriptions = names
+            .map(|(name, help)| {
+                Desc::new(name.to_owned(), help.to_owned(), labels(name), std::collections::HashMap::new())
+                    .expect("the names and labels above are valid")
+            })
+            .collect();
+        Self { producers: producers.clone(), descriptions }
+    }
+}
+
+impl Collector for SinkCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let statuses: Vec<(&str, Status)> =
+            self.producers.iter().map(|(name, producer)| (name.as_str(), producer.status())).collect();
+        let mut families: Vec<MetricFamily> = SINGLES
+            .iter()
+            .map(|single| {
+                let metrics = statuses.iter().map(|(name, status)| {
+                    let mut metric = Metric::from_label(vec![label("sink", name)]);
+                    let value = (single.value)(status);
+                    match single.kind {
+                        MetricType::COUNTER => metric.set_counter(counter(value)),
+                        _ => {
+                            let mut gauge = Gauge::default();
+                            gauge.set_value(value);
+                            metric.set_gauge(gauge);
+                        }
+                    }
+                    metric
+                });
+                family((single.name, single.help), single.kind, metrics.collect())
+            })
+            .collect();
+        families.push(family(RETRIES, MetricType::COUNTER, statuses.iter().flat_map(retries).collect()));
+        families.push(family(LATENCY, MetricType::HISTOGRAM, statuses.iter().map(latency).collect()));
+        families
+    }
+}
+
+fn family((name, help): (&str, &str), kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}
+
+fn counter(value: f64) -> Counter {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    counter
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
+fn retries((name, status): &(&str, Status)) -> Vec<Metric> {
+    let classes = status.retries.iter().map(|(class, count)| (class.name(), *count));
+    classes
+        .chain([("connection_lost", status.connection_losses)])
+        .map(|(class, count)| {
+            let mut metric = Metric::from_label(vec![label("sink", name), label("class", class)]);
+            metric.set_counter(counter(count as f64));
+            metric
+        })
+        .collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
+fn latency((name, status): &(&str, Status)) -> Metric {
+    let mut histogram = Histogram::default();
+    let mut total = 0;
+    let mut buckets = Vec::with_capacity(status.latency_buckets.len());
+    let bounds = LATENCY_BUCKETS_MS.iter().map(|bound| *bound as f64 / 1000.0).chain([f64::INFINITY]);
+    for (count, bound) in status.latency_buckets.iter().zip(bounds) {
+        total += count;
+        let mut bucket = Bucket::default();
+        bucket.set_cumulative_count(total);
+        bucket.set_upper_bound(bound);
+        buckets.push(bucket);
+    }
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(total);
+    histogram.set_sample_sum(status.latency_sum.as_secs_f64());
+    let mut metric = Metric::from_label(vec![label("sink", name)]);
+    metric.set_histogram(histogram);
+    metric
+}

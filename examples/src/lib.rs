@@ -1,1 +1,0 @@
-//! The examples of the workspace; each target is a file beside this one.
