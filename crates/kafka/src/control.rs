@@ -1,6 +1,6 @@
 //! The task that asks Kafka for everything but data: who leads what, producer ids, missing topics.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -51,6 +51,17 @@ impl Control {
     pub(crate) fn identity(&self) -> Option<ProducerIdentity> {
         *self.identity.lock()
     }
+}
+
+/// What a round found out about the topics that it asked for, in the order of what is worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Learned {
+    /// All that is to know.
+    All,
+    /// Some are not known yet.
+    Some,
+    /// Some are known, and have partitions that nobody leads.
+    Leaderless,
 }
 
 pub(crate) struct ControlTask {
@@ -118,17 +129,21 @@ impl ControlTask {
             None => self.open().await?,
         };
         self.identify(&mut connection).await?;
-        let settled = self.learn(&mut connection, everything).await?;
+        let learned = self.learn(&mut connection, everything).await?;
         self.connection = Some(connection);
-        if settled && self.shared.control.identity().is_some() {
+        if everything {
+            self.stale_at = Instant::now() + self.shared.config.metadata_interval;
+        }
+        if learned == Learned::All && self.shared.control.identity().is_some() {
             self.backoff.succeeded();
             self.unsettled_at = None;
             self.shared.reached();
         } else {
-            self.unsettled_at = Some(Instant::now() + self.backoff.failed());
-        }
-        if everything {
-            self.stale_at = Instant::now() + self.shared.config.metadata_interval;
+            let again = Instant::now() + self.backoff.failed();
+            self.unsettled_at = Some(again);
+            if learned == Learned::Leaderless {
+                self.stale_at = again;
+            }
         }
         Ok(())
     }
@@ -185,18 +200,22 @@ impl ControlTask {
         Ok(None)
     }
 
-    /// Asks about topics and their leaders: all of them, or those that nothing is known about. Says whether all are
-    /// known now.
+    /// Asks about topics and their leaders: all of them, or those that nothing is known about.
     async fn learn(
         &mut self,
         connection: &mut Connection,
         everything: bool,
-    ) -> Result<bool, ConnectionError> {
-        let topics: Vec<Arc<Topic>> =
-            self.shared.topics().into_iter().filter(|topic| everything || !topic.is_settled()).collect();
-        let name = |topic: &Arc<Topic>| MetadataRequestTopic { name: String_(topic.name.to_string()) };
+    ) -> Result<Learned, ConnectionError> {
+        let topics: HashMap<Arc<str>, Arc<Topic>> = self
+            .shared
+            .topics()
+            .into_iter()
+            .filter(|topic| everything || !topic.is_settled())
+            .map(|topic| (Arc::clone(&topic.name), topic))
+            .collect();
+        let name = |name: &Arc<str>| MetadataRequestTopic { name: String_(name.to_string()) };
         let request = MetadataRequest {
-            topics: Some(topics.iter().map(name).collect()),
+            topics: Some(topics.keys().map(name).collect()),
             // Topics are created with the layout that is configured here, or by whoever runs Kafka.
             allow_auto_topic_creation: Some(Boolean(false)),
         };
@@ -205,26 +224,26 @@ impl ControlTask {
             let port = u16::try_from(broker.port.0).ok()?;
             Some((broker.node_id.0, (broker.host.0.clone(), port)))
         }));
-        let mut settled = true;
+        let mut learned = Learned::All;
         let mut missing = Vec::new();
         for found in &answer.topics {
-            let Some(topic) = topics.iter().find(|topic| *topic.name == *found.name.0) else { continue };
+            let Some(topic) = topics.get(found.name.0.as_str()) else { continue };
             let code = Int16::from(found.error).0;
-            settled &= match code {
+            learned = learned.max(match code {
                 0 => self.set_leaders(topic, found),
                 UNKNOWN_TOPIC_OR_PARTITION => {
                     missing.push(Arc::clone(topic));
-                    false
+                    Learned::Some
                 }
                 INVALID_TOPIC => {
-                    self.shared.end(topic.refuse(&self.shared, Rejection::Invalid));
-                    true
+                    self.refuse(topic);
+                    Learned::All
                 }
                 _ => {
                     self.shared.meter.problem(Part::Topic(Arc::clone(&topic.name)), &error_name(code));
-                    false
+                    Learned::Some
                 }
-            };
+            });
         }
         if !missing.is_empty() {
             match self.shared.config.create_topics.clone() {
@@ -234,17 +253,23 @@ impl ControlTask {
                 }),
             }
         }
-        Ok(settled)
+        Ok(learned)
     }
 
-    /// Takes in a topic's leaders; says whether each partition has one.
-    fn set_leaders(&self, topic: &Arc<Topic>, found: &MetadataResponseTopic) -> bool {
+    /// Ends a topic that can't exist.
+    fn refuse(&self, topic: &Topic) {
+        self.shared.end(topic.refuse(&self.shared, Rejection::Invalid));
+        self.shared.meter.solved(&Part::Topic(Arc::clone(&topic.name)));
+    }
+
+    /// Takes in a topic's leaders.
+    fn set_leaders(&self, topic: &Arc<Topic>, found: &MetadataResponseTopic) -> Learned {
         let part = Part::Topic(Arc::clone(&topic.name));
         let count = found.partitions.iter().map(|p| p.partition_index.0 + 1).max().unwrap_or(0);
         let Some(count) = usize::try_from(count).ok().filter(|&count| count > 0 && count <= MAX_PARTITIONS)
         else {
             self.shared.meter.problem(part, "it has no partitions");
-            return false;
+            return Learned::Some;
         };
         let mut leaders = vec![None; count];
         for partition in &found.partitions {
@@ -258,17 +283,15 @@ impl ControlTask {
         let leaderless = leaders.iter().filter(|leader| leader.is_none()).count();
         let was_known = topic.is_settled();
         self.shared.end(topic.set_leaders(&self.shared, &leaders));
-        if leaderless > 0 {
-            self.shared.meter.problem(part, &format!("{leaderless} of {count} partitions have no leader"));
-            // Asked for again with everything, since the topic itself is known.
-            self.shared.control.refresh.store(true, Ordering::Release);
-        } else {
-            self.shared.meter.solved(&part);
-        }
         if !was_known {
             debug!(topic = %topic.name, partitions = count, "topic known");
         }
-        leaderless == 0
+        if leaderless > 0 {
+            self.shared.meter.problem(part, &format!("{leaderless} of {count} partitions have no leader"));
+            return Learned::Leaderless;
+        }
+        self.shared.meter.solved(&part);
+        Learned::All
     }
 
     async fn create(
@@ -285,14 +308,12 @@ impl ControlTask {
             timeout_ms: i32::try_from(self.shared.config.request_timeout.as_millis() / 2).unwrap_or(i32::MAX),
         };
         let answer = connection.call(&request).await?;
-        let mut answered = HashSet::new();
         for (name, code, message) in answer.topics {
             let Some(topic) = missing.iter().find(|topic| *topic.name == *name) else { continue };
-            answered.insert(name);
             match code {
                 0 => info!(topic = %topic.name, "topic created"),
                 TOPIC_ALREADY_EXISTS => {}
-                INVALID_TOPIC => self.shared.end(topic.refuse(&self.shared, Rejection::Invalid)),
+                INVALID_TOPIC => self.refuse(topic),
                 _ => {
                     let name = KafkaError::new(code).map_or_else(String::new, |error| error.to_string());
                     let reason = format!("it can't be created: {name} {}", message.unwrap_or_default());

@@ -91,6 +91,8 @@ pub(crate) struct LaneTask {
     /// Kafka asked to send nothing before this.
     throttled_until: Option<Instant>,
     backoff: Backoff,
+    /// Whether a problem of the node was reported and not solved.
+    troubled: bool,
     sleep: Pin<Box<Sleep>>,
     settling: Settling,
 }
@@ -150,6 +152,7 @@ impl LaneTask {
             last_progress: now(),
             throttled_until: None,
             backoff,
+            troubled: false,
             sleep: Box::pin(tokio::time::sleep(IDLE)),
             settling: Settling::default(),
         }
@@ -171,8 +174,14 @@ impl LaneTask {
                     let failed =
                         answers.into_iter().try_for_each(|answer| self.answer(answer)).err().or(error);
                     self.settle();
-                    if let Some(error) = failed {
-                        self.disconnect(&error);
+                    match failed {
+                        // Kafka closes connections that nothing happens on. The next record opens another.
+                        Some(ConnectionError::Io { .. }) if self.outstanding.is_empty() => {
+                            debug!(node = self.lane.node, "idle connection ended");
+                            self.link = Link::Down { not_before: None };
+                        }
+                        Some(error) => self.disconnect(&error),
+                        None => {}
                     }
                 }
             }
@@ -213,6 +222,10 @@ impl LaneTask {
                 self.open();
             }
         }
+        if !waiting && matches!(self.link, Link::Down { .. }) {
+            // Nothing waits for this node any more: its partitions went elsewhere.
+            self.solved();
+        }
         deadlines.into_iter().flatten().min()
     }
 
@@ -239,8 +252,8 @@ impl LaneTask {
                 self.recovered(&partition, recovery);
                 continue;
             }
-            if queue.leader != Some(self.lane.node) {
-                let owner = queue.leader.and_then(|leader| self.shared.existing_lane(leader));
+            if queue.leader() != Some(self.lane.node) {
+                let owner = queue.leader().and_then(|leader| self.shared.existing_lane(leader));
                 if queue.outstanding() == 0
                     && let Some(owner) = owner
                 {
@@ -332,7 +345,7 @@ impl LaneTask {
         let now = now();
         self.last_progress = now;
         self.backoff.succeeded();
-        self.shared.meter.solved(&Part::Node(self.lane.node));
+        self.solved();
         // The result counts whatever the throttle says: the batches are stored, and only what follows has to wait.
         if answer.throttle_ms > 0 {
             Meter::add(&self.shared.meter.throttled, 1);
@@ -423,7 +436,6 @@ impl LaneTask {
     /// Gives up the connection. What it carried is sent again, the same bytes, when there is another.
     fn disconnect(&mut self, error: &ConnectionError) {
         self.writing = None;
-        let idle = self.outstanding.is_empty() && matches!(self.link, Link::Up(_));
         let mut lost = 0;
         for request in self.outstanding.drain(..) {
             for (partition, batch) in request.batches {
@@ -434,16 +446,17 @@ impl LaneTask {
             }
         }
         Meter::add(&self.shared.meter.connection_losses, lost);
-        if idle {
-            // Kafka closes connections that nothing happens on. The next record opens another.
-            debug!(node = self.lane.node, %error, "idle connection ended");
-            self.link = Link::Down { not_before: None };
-            return;
-        }
         self.link = Link::Down { not_before: Some(now() + self.backoff.failed()) };
+        self.troubled = true;
         self.shared.meter.problem(Part::Node(self.lane.node), &error.to_string());
         // The node may be gone, and its partitions elsewhere.
         self.shared.control.refresh();
+    }
+
+    fn solved(&mut self) {
+        if std::mem::take(&mut self.troubled) {
+            self.shared.meter.solved(&Part::Node(self.lane.node));
+        }
     }
 
     /// Waits until there is a reason to look again.

@@ -50,7 +50,7 @@ pub(crate) struct Queue {
     not_before: Option<Instant>,
     backoff: Backoff,
     /// Who leads it, as far as is known.
-    pub(crate) leader: Option<i32>,
+    leader: Option<i32>,
     /// Who sends it. Changes hands when the leader changed and no answer is due.
     pub(crate) owner: Option<Arc<Lane>>,
     /// Whether the owner has it on its list.
@@ -155,6 +155,10 @@ impl Queue {
 
     pub(crate) fn outstanding(&self) -> usize {
         self.outstanding
+    }
+
+    pub(crate) fn leader(&self) -> Option<i32> {
+        self.leader
     }
 
     /// Whether it waits after failures.
@@ -308,6 +312,13 @@ impl Queue {
         Some(recovery)
     }
 
+    /// Takes in who leads the partition. A new leader is worth an attempt at once.
+    pub(crate) fn set_leader(&mut self, leader: i32) {
+        if self.leader.replace(leader) != Some(leader) {
+            self.not_before = None;
+        }
+    }
+
     /// Starts over with a new producer id. Returns how many records may be stored twice by it: those that were sent
     /// before and have no answer.
     pub(crate) fn set_identity(&mut self, identity: ProducerIdentity) -> usize {
@@ -329,5 +340,173 @@ impl Queue {
         self.closed = true;
         let open = self.open.take().map(OpenBatch::seal);
         self.again.drain(..).chain(self.sealed.drain(..)).chain(open).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINGER: Duration = Duration::from_millis(5);
+    const ID: ProducerIdentity = ProducerIdentity { id: 1, epoch: 0 };
+
+    struct Fixture {
+        partition: Partition,
+        now: Instant,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let policy = BackoffPolicy { first: Duration::from_millis(20), cap: Duration::from_secs(1) };
+            Self { partition: Partition::new("t".into(), 0, ID, policy, 7), now: Instant::now() }
+        }
+
+        /// Appends `records` as one batch.
+        fn batch(&mut self, records: usize) {
+            let mut queue = self.partition.queue.lock();
+            for _ in 0..records {
+                let now = self.now;
+                queue.append(&Record::new("t"), None, 50, 1 << 20, || now, Buffers::default).unwrap();
+            }
+            let open = queue.open.take().unwrap();
+            queue.sealed.push_back(open.seal());
+        }
+
+        fn next(&self) -> Option<SealedBatch> {
+            self.partition.queue.lock().next_batch(self.now, LINGER, true)
+        }
+
+        fn answer(&self, batch: SealedBatch, code: i16) -> Answered {
+            self.partition.queue.lock().answered(batch, code, self.now)
+        }
+
+        /// Sends one batch and lets it succeed, so that several may be in flight.
+        fn prove(&mut self) {
+            self.batch(1);
+            let batch = self.next().unwrap();
+            assert!(matches!(self.answer(batch, 0), Answered::Delivered(_)));
+        }
+
+        fn sequences(batches: &[SealedBatch]) -> Vec<i32> {
+            batches.iter().map(SealedBatch::sequence).collect()
+        }
+    }
+
+    #[test]
+    fn only_one_batch_is_in_flight_until_kafka_has_taken_one() {
+        let mut f = Fixture::new();
+        f.batch(1);
+        f.batch(1);
+        let first = f.next().unwrap();
+        assert!(f.next().is_none(), "a node that knows no sequence would take the second first");
+        f.answer(first, 0);
+        assert!(f.next().is_some());
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_sent_until_all_answers_are_in_and_then_all_in_order() {
+        let mut f = Fixture::new();
+        f.prove();
+        for records in [3, 2, 4] {
+            f.batch(records);
+        }
+        let sent: Vec<_> = std::iter::from_fn(|| f.next()).collect();
+        let (sequences, bytes): (Vec<_>, Vec<_>) =
+            (Fixture::sequences(&sent), sent.iter().map(|b| b.bytes().to_vec()).collect());
+        assert_eq!(sequences, [1, 4, 6]);
+        f.batch(1);
+        let mut sent = sent.into_iter();
+        assert!(matches!(f.answer(sent.next().unwrap(), 19), Answered::Kept(ErrorClass::RetryInPlace)));
+        assert!(f.next().is_none() && f.partition.queue.lock().recover().is_none());
+        // The followers were bound to fail, and ask for no new producer id.
+        for follower in sent {
+            let answered = f.answer(follower, OUT_OF_ORDER_SEQUENCE);
+            assert!(matches!(answered, Answered::Kept(ErrorClass::RetryInPlace)));
+        }
+        let recovery = f.partition.queue.lock().recover().unwrap();
+        assert!(!recovery.wants_identity);
+        assert!(f.next().is_none(), "the backoff");
+        f.now += Duration::from_secs(2);
+        for expected in bytes {
+            let again = f.next().unwrap();
+            assert_eq!(again.bytes(), expected, "byte for byte");
+            f.answer(again, 0);
+        }
+        assert_eq!(f.next().unwrap().sequence(), 10);
+    }
+
+    #[test]
+    fn a_lone_refused_record_closes_the_gap_in_the_sequence_behind_it() {
+        let mut f = Fixture::new();
+        f.prove();
+        for records in [2, 1, 3] {
+            f.batch(records);
+        }
+        let mut sent: Vec<_> = std::iter::from_fn(|| f.next()).collect();
+        assert_eq!(Fixture::sequences(&sent), [1, 3, 4]);
+        let (third, second, first) = (sent.remove(2), sent.remove(1), sent.remove(0));
+        f.answer(first, 0);
+        f.answer(second, 10);
+        f.answer(third, OUT_OF_ORDER_SEQUENCE);
+        let recovery = f.partition.queue.lock().recover().unwrap();
+        assert_eq!(recovery.rejected.len(), 1);
+        let again = f.next().unwrap();
+        assert_eq!((again.sequence(), again.records()), (3, 3));
+        f.answer(again, 0);
+        f.batch(1);
+        assert_eq!(f.next().unwrap().sequence(), 6);
+    }
+
+    #[test]
+    fn a_stored_batch_with_a_bad_answer_keeps_its_sequence_while_a_refused_follower_goes() {
+        let mut f = Fixture::new();
+        f.prove();
+        for records in [2, 2, 1, 1] {
+            f.batch(records);
+        }
+        let sent: Vec<_> = std::iter::from_fn(|| f.next()).collect();
+        assert_eq!(Fixture::sequences(&sent), [1, 3, 5, 6]);
+        // The first is stored although its answer is bad, so the second succeeds; the third is refused.
+        for (batch, code) in sent.into_iter().zip([20, 0, 10, OUT_OF_ORDER_SEQUENCE]) {
+            f.answer(batch, code);
+        }
+        assert_eq!(f.partition.queue.lock().recover().unwrap().rejected.len(), 1);
+        f.now += Duration::from_secs(2);
+        let first = f.next().unwrap();
+        assert_eq!(first.sequence(), 1);
+        f.answer(first, 46);
+        assert_eq!(f.next().unwrap().sequence(), 5, "where the refused one was");
+    }
+
+    #[test]
+    fn a_new_producer_id_starts_from_the_first_unanswered_record() {
+        let mut f = Fixture::new();
+        f.prove();
+        f.batch(2);
+        f.batch(3);
+        let sent: Vec<_> = std::iter::from_fn(|| f.next()).collect();
+        for batch in sent {
+            f.answer(batch, 59);
+        }
+        assert!(f.partition.queue.lock().recover().unwrap().wants_identity);
+        f.now += Duration::from_secs(2);
+        assert!(f.next().is_none(), "not under the old one");
+        let new = ProducerIdentity { id: 2, epoch: 0 };
+        assert_eq!(f.partition.queue.lock().set_identity(new), 5);
+        let first = f.next().unwrap();
+        assert_eq!((first.sequence(), &first.bytes()[43..51]), (0, &2_i64.to_be_bytes()[..]));
+        assert!(f.next().is_none(), "until it is proven");
+        f.answer(first, 0);
+        assert_eq!(f.next().unwrap().sequence(), 2);
+    }
+
+    #[test]
+    fn a_batch_waits_for_its_linger_unless_nothing_is_in_flight() {
+        let f = Fixture::new();
+        let mut queue = f.partition.queue.lock();
+        queue.append(&Record::new("t"), None, 50, 1000, || f.now, Buffers::default).unwrap();
+        assert!(queue.next_batch(f.now, LINGER, false).is_none());
+        assert_eq!(queue.deadline(LINGER), Some(f.now + LINGER));
+        assert!(queue.next_batch(f.now + LINGER, LINGER, false).is_some());
     }
 }

@@ -382,3 +382,36 @@ impl Input {
         None
     }
 }
+
+/// Values and timestamps of one batch, decoded as a reader does.
+#[cfg(test)]
+pub(crate) fn decode_for_test(batch: &[u8]) -> Vec<(Option<Vec<u8>>, i64)> {
+    let mut fetched = Fetched { records: Vec::new(), next_offset: 0, high_watermark: 0 };
+    decode_batches(&Bytes::copy_from_slice(batch), &mut fetched).expect("our own batch is well-formed");
+    for (index, record) in fetched.records.iter().enumerate() {
+        assert_eq!(record.offset, index as i64, "offsets count up from the batch's base");
+    }
+    fetched
+        .records
+        .into_iter()
+        .map(|record| (record.value.map(|v| v.to_vec()), record.timestamp_ms))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn no_bytes_of_a_node_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let mut fetched = Fetched { records: Vec::new(), next_offset: 0, high_watermark: 0 };
+            let _ = decode_batches(&Bytes::from(bytes.clone()), &mut fetched);
+            // As the records of a batch whose checksum is right.
+            let mut input = Input { bytes: Bytes::from(bytes) };
+            while input.record(0, 0).is_some() {}
+        }
+    }
+}

@@ -285,3 +285,109 @@ fn copy_record(record: &[u8], offset_delta: i64, out: &mut Vec<u8>) {
     put_varint(offset_delta, out);
     out.extend_from_slice(rest);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PRODUCER: ProducerIdentity = ProducerIdentity { id: 0x0102_0304_0506_0708, epoch: 9 };
+
+    fn batch_of(records: &[Record<'_>]) -> SealedBatch {
+        let mut open = OpenBatch::new(Buffers::default(), Instant::now());
+        for record in records {
+            open.push(record, None, budget_bytes(record));
+        }
+        open.seal()
+    }
+
+    #[test]
+    fn a_batch_has_the_bytes_that_the_format_says() {
+        let headers: [(&str, Option<&[u8]>); 2] = [("h", Some(b"1")), ("n", None)];
+        let mut batch = batch_of(&[
+            Record {
+                key: Some(b"k"),
+                value: Some(b"vv"),
+                headers: &headers,
+                timestamp_ms: 1000,
+                ..Record::new("t")
+            },
+            Record { timestamp_ms: 936, ..Record::new("t") },
+        ]);
+        batch.stamp(PRODUCER, 77);
+        let records = [
+            // length 16 (zigzag 32), attributes, timestamp delta 0, offset delta 0
+            &[32, 0, 0, 0, 2, b'k', 4, b'v', b'v', 4, 2, b'h', 2, b'1', 2, b'n', 1][..],
+            // length 6 (zigzag 12): timestamp delta -64 (zigzag 127), offset delta 1, null key, null value, no headers
+            &[12, 0, 127, 2, 1, 1, 0],
+        ]
+        .concat();
+        let mut expected = Vec::new();
+        expected.extend_from_slice(&0_i64.to_be_bytes());
+        expected.extend_from_slice(&(49 + i32::try_from(records.len()).unwrap()).to_be_bytes());
+        expected.extend_from_slice(&(-1_i32).to_be_bytes());
+        expected.push(2);
+        expected.extend_from_slice(&[0; 4]); // checksum
+        expected.extend_from_slice(&0_i16.to_be_bytes());
+        expected.extend_from_slice(&1_i32.to_be_bytes());
+        expected.extend_from_slice(&1000_i64.to_be_bytes());
+        expected.extend_from_slice(&1000_i64.to_be_bytes());
+        expected.extend_from_slice(&PRODUCER.id.to_be_bytes());
+        expected.extend_from_slice(&9_i16.to_be_bytes());
+        expected.extend_from_slice(&77_i32.to_be_bytes());
+        expected.extend_from_slice(&2_i32.to_be_bytes());
+        expected.extend_from_slice(&records);
+        let crc = crc32c::crc32c(&expected[21..]);
+        expected[17..21].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(batch.bytes(), expected);
+        assert_eq!(batch.sequence(), 77);
+    }
+
+    #[test]
+    fn a_sequence_wraps_to_zero_and_back() {
+        assert_eq!(advance_sequence(i32::MAX, 1), 0);
+        assert_eq!(advance_sequence(i32::MAX - 2, 5), 2);
+        assert_eq!(retreat_sequence(2, 5), i32::MAX - 2);
+    }
+
+    #[test]
+    fn a_record_is_charged_at_least_what_it_takes() {
+        let headers: [(&str, Option<&[u8]>); 2] = [("name", Some(&[1; 300])), ("n", None)];
+        let record = Record {
+            key: Some(&[1; 70]),
+            value: Some(&[2; 9000]),
+            headers: &headers,
+            ..Record::new("topic")
+        };
+        let mut open = OpenBatch::new(Buffers::default(), Instant::now());
+        let before = open.bytes();
+        open.push(&record, None, budget_bytes(&record));
+        assert!(open.bytes() - before + size_of::<Option<Ack>>() <= budget_bytes(&record));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn halves_hold_the_same_records_in_order(
+            values in proptest::collection::vec((proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)), any::<i64>()), 2..300)
+        ) {
+            let records: Vec<Record<'_>> = values
+                .iter()
+                .map(|(value, ms)| Record { value: value.as_deref(), timestamp_ms: *ms, ..Record::new("t") })
+                .collect();
+            let whole = batch_of(&records);
+            let (charged, count) = (whole.charged(), whole.records());
+            let (first, second) = whole.split();
+            prop_assert_eq!(first.charged() + second.charged(), charged);
+            prop_assert_eq!(first.records() + second.records(), count);
+            prop_assert_eq!(second.position, first.records() as u64);
+            let mut found = Vec::new();
+            for mut half in [first, second] {
+                half.stamp(PRODUCER, 0);
+                found.extend(crate::reader::decode_for_test(half.bytes()));
+            }
+            let offered: Vec<_> = records.iter().map(|r| (r.value.map(<[u8]>::to_vec), r.timestamp_ms)).collect();
+            prop_assert_eq!(found, offered);
+        }
+    }
+}

@@ -202,7 +202,7 @@ fn set_leader(shared: &Arc<Shared>, partition: &Arc<Partition>, leader: Option<i
     // A partition without a leader keeps its old one in mind: it is the likeliest to come back, and nothing is lost by
     // asking it.
     let Some(leader) = leader else { return };
-    queue.leader = Some(leader);
+    queue.set_leader(leader);
     match queue.owner.clone() {
         Some(owner) if owner.node() == leader => owner.wake(),
         // Its owner hands it over when no answer is due.
