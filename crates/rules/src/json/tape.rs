@@ -39,19 +39,6 @@ pub(crate) struct Tape {
     entries: Vec<Entry>,
 }
 
-/// What the grammar allows next.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Expect {
-    Value,
-    /// A value, or the end of an array that has just begun.
-    FirstElement,
-    Name,
-    /// A name, or the end of an object that has just begun.
-    FirstName,
-    /// A comma or the end of the array or object; the end of the text outside of both.
-    More,
-}
-
 impl Tape {
     /// Reads `text`, which must be given again to look things up.
     pub(crate) fn read(&mut self, text: &str) -> Result<(), JsonError> {
@@ -78,10 +65,11 @@ impl Tape {
         let (mut at, mut found) = (entry + 1, None);
         while at < object.next as usize {
             let name = self.entries[at];
-            let written = &text[name.start as usize + 1..name.end as usize - 1];
+            let (start, end) = (name.start as usize + 1, name.end as usize - 1);
+            // Most names differ in length, which needs no look at the text.
             let equal = match name.kind {
-                Kind::Plain => written == key,
-                _ => raw::unescape(written) == key,
+                Kind::Plain => end - start == key.len() && text.as_bytes()[start..end] == *key.as_bytes(),
+                _ => raw::unescape(&text[start..end]) == key,
             };
             if equal {
                 found = Some(at + 1);
@@ -129,91 +117,96 @@ impl Tape {
 }
 
 fn read(text: &[u8], entries: &mut Vec<Entry>) -> Result<(), JsonError> {
+    // The arrays and objects around the current value.
     let mut open = [0_u32; MAX_JSON_DEPTH];
     let mut depth = 0;
-    let mut at = if text.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
-    let mut expect = Expect::Value;
+    let mut is_object = false;
+    let mut at = skip_blanks(text, if text.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 });
+    if at == text.len() {
+        return Err(JsonError { problem: JsonProblem::Empty, at });
+    }
     loop {
-        while matches!(text.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            at += 1;
-        }
-        let Some(&byte) = text.get(at) else {
-            return match (entries.is_empty(), expect, depth) {
-                (true, ..) => Err(JsonError { problem: JsonProblem::Empty, at }),
-                (false, Expect::More, 0) => Ok(()),
-                _ => Err(JsonError { problem: JsonProblem::Truncated, at }),
-            };
-        };
-        let unexpected = JsonError { problem: JsonProblem::Unexpected, at };
-        match (expect, byte) {
-            (Expect::More, _) if depth == 0 => return Err(JsonError { problem: JsonProblem::Trailing, at }),
-            (Expect::More, b',') => {
-                at += 1;
-                let inside = entries[open[depth - 1] as usize].kind;
-                expect = if inside == Kind::Object { Expect::Name } else { Expect::Value };
-            }
-            (Expect::More | Expect::FirstElement, b']') | (Expect::More | Expect::FirstName, b'}') => {
-                at += 1;
-                depth -= 1;
-                let next = entries.len() as u32;
-                let container = &mut entries[open[depth] as usize];
-                if (container.kind == Kind::Object) != (byte == b'}') {
-                    return Err(unexpected);
-                }
-                (container.end, container.next) = (at as u32, next);
-                expect = Expect::More;
-            }
-            (Expect::Name | Expect::FirstName, b'"') => {
-                at = push_string(text, at, entries)?;
-                while matches!(text.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-                    at += 1;
-                }
-                match text.get(at) {
-                    Some(b':') => at += 1,
-                    Some(_) => return Err(JsonError { problem: JsonProblem::Unexpected, at }),
-                    None => return Err(JsonError { problem: JsonProblem::Truncated, at }),
-                }
-                expect = Expect::Value;
-            }
-            (Expect::Value | Expect::FirstElement, b'{' | b'[') => {
-                let Some(slot) = open.get_mut(depth) else {
-                    return Err(JsonError { problem: JsonProblem::TooDeep, at });
-                };
+        // Here a value begins.
+        let &byte = text.get(at).ok_or(JsonError { problem: JsonProblem::Truncated, at })?;
+        match byte {
+            b'"' => at = push_string(text, at, entries)?,
+            b'-' | b'0'..=b'9' => at = push(entries, at, number_end(text, at)?, Kind::Number),
+            b'{' | b'[' => {
+                let slot = open.get_mut(depth).ok_or(JsonError { problem: JsonProblem::TooDeep, at })?;
                 *slot = entries.len() as u32;
                 depth += 1;
-                let (kind, first) = if byte == b'{' {
-                    (Kind::Object, Expect::FirstName)
-                } else {
-                    (Kind::Array, Expect::FirstElement)
-                };
+                is_object = byte == b'{';
+                let kind = if is_object { Kind::Object } else { Kind::Array };
                 entries.push(Entry { start: at as u32, end: 0, next: 0, kind });
-                at += 1;
-                expect = first;
+                at = skip_blanks(text, at + 1);
+                // An empty one ends below, as any other.
+                if !matches!(text.get(at), Some(b'}' | b']')) {
+                    if is_object {
+                        at = push_name(text, at, entries)?;
+                    }
+                    continue;
+                }
             }
-            (Expect::Value | Expect::FirstElement, b'"') => {
-                at = push_string(text, at, entries)?;
-                expect = Expect::More;
+            b't' => at = push(entries, at, literal(text, at, b"true")?, Kind::True),
+            b'f' => at = push(entries, at, literal(text, at, b"false")?, Kind::False),
+            b'n' => at = push(entries, at, literal(text, at, b"null")?, Kind::Null),
+            _ => return Err(JsonError { problem: JsonProblem::Unexpected, at }),
+        }
+        // Here a value has ended, and maybe those around it.
+        loop {
+            at = skip_blanks(text, at);
+            if depth == 0 {
+                let trailing = JsonError { problem: JsonProblem::Trailing, at };
+                return if at == text.len() { Ok(()) } else { Err(trailing) };
             }
-            (Expect::Value | Expect::FirstElement, _) => {
-                let (kind, end) = match byte {
-                    b't' => (Kind::True, literal(text, at, b"true")?),
-                    b'f' => (Kind::False, literal(text, at, b"false")?),
-                    b'n' => (Kind::Null, literal(text, at, b"null")?),
-                    b'-' | b'0'..=b'9' => (Kind::Number, number_end(text, at)?),
-                    _ => return Err(unexpected),
-                };
-                push(entries, at, end, kind);
-                at = end;
-                expect = Expect::More;
+            match text.get(at) {
+                Some(b',') => {
+                    at = skip_blanks(text, at + 1);
+                    if is_object {
+                        at = push_name(text, at, entries)?;
+                    }
+                    break;
+                }
+                Some(&byte) if byte == if is_object { b'}' } else { b']' } => {
+                    at += 1;
+                    depth -= 1;
+                    let next = entries.len() as u32;
+                    let closed = &mut entries[open[depth] as usize];
+                    (closed.end, closed.next) = (at as u32, next);
+                    is_object = depth > 0 && entries[open[depth - 1] as usize].kind == Kind::Object;
+                }
+                Some(_) => return Err(JsonError { problem: JsonProblem::Unexpected, at }),
+                None => return Err(JsonError { problem: JsonProblem::Truncated, at }),
             }
-            _ => return Err(unexpected),
         }
     }
 }
 
-fn push(entries: &mut Vec<Entry>, start: usize, end: usize, kind: Kind) {
+fn skip_blanks(text: &[u8], mut at: usize) -> usize {
+    while matches!(text.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        at += 1;
+    }
+    at
+}
+
+/// The name of a member and its colon; where the value begins.
+fn push_name(text: &[u8], at: usize, entries: &mut Vec<Entry>) -> Result<usize, JsonError> {
+    let expect = |byte: u8, at: usize| match text.get(at) {
+        Some(&found) if found == byte => Ok(()),
+        Some(_) => Err(JsonError { problem: JsonProblem::Unexpected, at }),
+        None => Err(JsonError { problem: JsonProblem::Truncated, at }),
+    };
+    expect(b'"', at)?;
+    let colon = skip_blanks(text, push_string(text, at, entries)?);
+    expect(b':', colon)?;
+    Ok(skip_blanks(text, colon + 1))
+}
+
+/// Notes a value without children; gives back where it ends.
+fn push(entries: &mut Vec<Entry>, start: usize, end: usize, kind: Kind) -> usize {
     let next = entries.len() as u32 + 1;
     entries.push(Entry { start: start as u32, end: end as u32, next, kind });
+    end
 }
 
 fn literal(text: &[u8], at: usize, word: &[u8]) -> Result<usize, JsonError> {
@@ -256,8 +249,7 @@ fn push_string(text: &[u8], start: usize, entries: &mut Vec<Entry>) -> Result<us
         at = skip_plain(text, at);
         match text.get(at) {
             Some(b'"') => {
-                push(entries, start, at + 1, kind);
-                return Ok(at + 1);
+                return Ok(push(entries, start, at + 1, kind));
             }
             Some(b'\\') => {
                 kind = Kind::Escaped;
