@@ -216,8 +216,9 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
     fn end_second(&mut self, at: u64, now: Counters) {
         let mut latencies = Latencies::new();
         for thread in &self.threads {
-            let window = thread.window.lock().expect("no thread panics while it holds the window");
-            latencies.merge(&window.last_second);
+            let mut window = thread.window.lock().expect("no thread panics while it holds the window");
+            latencies.merge(&window.acknowledged);
+            window.acknowledged.clear();
         }
         let before = std::mem::replace(&mut self.before, now);
         let troubles = |counters: &Counters| counters.failed + counters.lost + counters.rejected;

@@ -52,8 +52,8 @@ impl Baton {
 #[derive(Debug)]
 pub(super) struct Window {
     pub(super) counters: Counters,
-    /// The acknowledgements of the last whole second.
-    pub(super) last_second: Latencies,
+    /// The acknowledgements since the conductor last took them.
+    pub(super) acknowledged: Latencies,
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ const EVENTS: usize = 1024;
 const WRITE_BYTES: usize = 64 << 10;
 /// A tick of the timer wheel, which is also how fine epoll sleeps.
 const TICK_MILLIS: u64 = 1;
+/// How long latencies may wait until they are seen.
+const SHOW_LATENCIES: Duration = Duration::from_millis(100);
 /// The longest sleep, in ticks.
 const LONGEST_SLEEP: u64 = 100;
 const WAKER: Token = Token(usize::MAX);
@@ -50,9 +52,10 @@ pub(super) struct Worker {
     press: Option<Press>,
     wheel: Wheel<(u32, Alarm)>,
     tally: Tally,
-    /// The acknowledgements of all seconds that have ended; the tally holds those of the one that runs.
+    /// All acknowledgements but the latest, which the tally holds until they are shown.
     acknowledged: Latencies,
-    seconds_ended: u64,
+    /// When latencies are shown again: adding histograms up takes too long for every turn of the loop.
+    next_show: Duration,
     /// Devices that stopped in the middle, so that others get a turn: events come only at edges.
     again: Vec<usize>,
 }
@@ -68,7 +71,7 @@ impl Worker {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let window =
-            Arc::new(Mutex::new(Window { counters: Counters::default(), last_second: Latencies::new() }));
+            Arc::new(Mutex::new(Window { counters: Counters::default(), acknowledged: Latencies::new() }));
         let mut worker = Self {
             plan: Arc::clone(plan),
             baton: Arc::clone(baton),
@@ -85,7 +88,7 @@ impl Worker {
             wheel: Wheel::new(),
             tally: Tally::new(),
             acknowledged: Latencies::new(),
-            seconds_ended: 0,
+            next_show: Duration::ZERO,
             again: Vec::new(),
         };
         let begun = start.elapsed();
@@ -148,15 +151,15 @@ impl Worker {
         due.saturating_sub(self.now())
     }
 
-    /// Lets the counters be seen, and at the end of a second its latencies.
+    /// Lets the counters be seen, and now and then the latencies.
     fn show(&mut self) {
-        let seconds = self.now().as_secs();
+        let now = self.now();
         let mut window = self.window.lock().expect("no thread panics while it holds the window");
         window.counters = self.tally.counters;
-        if seconds > self.seconds_ended {
-            self.seconds_ended = seconds;
+        if now >= self.next_show {
+            self.next_show = now + SHOW_LATENCIES;
+            window.acknowledged.merge(&self.tally.acknowledge);
             self.acknowledged.merge(&self.tally.acknowledge);
-            std::mem::swap(&mut window.last_second, &mut self.tally.acknowledge);
             self.tally.acknowledge.clear();
         }
     }
