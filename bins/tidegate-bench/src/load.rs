@@ -188,9 +188,14 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
     /// Waits for the acknowledgements of what is in flight, also when the run was stopped.
     fn drain(&mut self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        // The threads have yet to see that they must send no more: their counters are right after one step.
-        self.step(&|_| false);
-        while !self.step(&|counters: &Counters| counters.in_flight == 0) && Instant::now() < deadline {}
+        // A thread that has yet to see that it must send no more may have nothing in flight by chance.
+        while !self.is_drained() && !self.step(&|_| false) && Instant::now() < deadline {}
+    }
+
+    fn is_drained(&self) -> bool {
+        self.threads.iter().all(|thread| {
+            thread.window.lock().expect("no thread panics while it holds the window").is_drained()
+        })
     }
 
     /// Waits a little, and returns whether it is done, or can't go on.

@@ -51,9 +51,22 @@ impl Baton {
 /// What a thread lets be seen while it runs.
 #[derive(Debug)]
 pub(super) struct Window {
+    /// The phase that the thread knows of: its counters are those of this phase.
+    pub(super) phase: Phase,
     pub(super) counters: Counters,
     /// The acknowledgements since the conductor last took them.
     pub(super) acknowledged: Latencies,
+}
+
+impl Window {
+    pub(super) fn new() -> Self {
+        Self { phase: Phase::Connect, counters: Counters::default(), acknowledged: Latencies::new() }
+    }
+
+    /// Whether the thread sends no more, and waits for nothing.
+    pub(super) fn is_drained(&self) -> bool {
+        self.phase >= Phase::Drain && self.counters.in_flight == 0
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use tidegate_codec::{QoS, Version};
 
 use super::*;
-use crate::null::NullServer;
+use crate::null::{NullServer, Seen};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -60,6 +60,18 @@ fn scripted(answers: &'static [&'static [u8]]) -> (SocketAddr, JoinHandle<()>) {
     (address, server)
 }
 
+/// Waits until the server has read all connections to their end.
+fn once_all_are_gone(server: &NullServer) -> Seen {
+    for _ in 0..1000 {
+        let seen = server.seen();
+        if seen.open == 0 {
+            return seen;
+        }
+        std::thread::sleep(STEP);
+    }
+    panic!("the server did not see its clients go: {:?}", server.seen());
+}
+
 #[test]
 fn a_fleet_and_the_server_count_the_same() {
     let server = null();
@@ -98,13 +110,7 @@ fn every_version_and_quality_of_service_ends_with_all_messages_acknowledged() {
             assert_eq!(counters.acked, if qos == QoS::AtMostOnce { 0 } else { 1500 });
             assert_eq!((counters.unacked, counters.finished, counters.in_flight), (0, 5, 0));
             // At QoS 0 the last messages may still be on their way when the generator has gone.
-            let seen = loop {
-                let seen = server.seen();
-                if seen.open == 0 {
-                    break seen;
-                }
-                std::thread::sleep(STEP);
-            };
+            let seen = once_all_are_gone(&server);
             assert_eq!(seen.received.publishes, 1500, "{version:?} {qos:?}");
         }
     }

@@ -12,7 +12,7 @@ use super::baton::{Baton, Phase, Window};
 use super::device::{Device, Stage, Trouble};
 use super::link::{Link, connect};
 use super::plan::{Pace, Plan, Press, Traffic};
-use super::tally::{Counters, Tally};
+use super::tally::Tally;
 use super::wheel::Wheel;
 use crate::latency::Latencies;
 
@@ -70,8 +70,7 @@ impl Worker {
     ) -> io::Result<(Self, Waker, Arc<Mutex<Window>>)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let window =
-            Arc::new(Mutex::new(Window { counters: Counters::default(), acknowledged: Latencies::new() }));
+        let window = Arc::new(Mutex::new(Window::new()));
         let mut worker = Self {
             plan: Arc::clone(plan),
             baton: Arc::clone(baton),
@@ -155,7 +154,7 @@ impl Worker {
     fn show(&mut self) {
         let now = self.now();
         let mut window = self.window.lock().expect("no thread panics while it holds the window");
-        window.counters = self.tally.counters;
+        (window.phase, window.counters) = (self.phase, self.tally.counters);
         if now >= self.next_show {
             self.next_show = now + SHOW_LATENCIES;
             window.acknowledged.merge(&self.tally.acknowledge);
