@@ -2,7 +2,7 @@
 
 use tidegate_topic::TopicFilter;
 
-use crate::diagnostic::{Diagnostic, Severity, Span, did_you_mean};
+use crate::diagnostic::{Diagnostic, MAX_DIAGNOSTICS, Severity, Span, did_you_mean};
 use crate::event::Column;
 use crate::functions;
 use crate::program::{ExprId, Node, Output, Program, ReadStep, Variable, WriteStep};
@@ -12,6 +12,9 @@ use crate::value::Value;
 
 /// Fields and indexes in one path.
 pub const MAX_PATH_STEPS: usize = 64;
+
+/// Outputs of one SELECT.
+pub const MAX_OUTPUTS: usize = 1000;
 
 /// What stands before the names of the topics that tell of events rather than of messages.
 const EVENT_TOPICS: &str = "$events/";
@@ -31,8 +34,9 @@ pub(crate) fn compile(sql: &str) -> Result<Compiled, Vec<Diagnostic>> {
     if let Some(statement) = statement {
         filters = compiler.statement(statement);
     }
-    let (errors, warnings): (Vec<_>, Vec<_>) =
+    let (errors, mut warnings): (Vec<_>, Vec<_>) =
         compiler.diagnostics.into_iter().partition(|d| d.severity == Severity::Error);
+    warnings.truncate(MAX_DIAGNOSTICS);
     if errors.is_empty() {
         Ok(Compiled { program: compiler.program, filters, warnings })
     } else {
@@ -49,7 +53,12 @@ struct Compiler {
 impl Compiler {
     fn statement(&mut self, statement: Statement) -> Vec<String> {
         let filters = statement.sources.into_iter().filter_map(|source| self.source(source)).collect();
-        for (position, item) in statement.items.into_iter().enumerate() {
+        if statement.items.len() > MAX_OUTPUTS {
+            let message =
+                format!("the rule selects {} outputs; {MAX_OUTPUTS} are allowed", statement.items.len());
+            self.report(Diagnostic::error(Span::default(), message));
+        }
+        for (position, item) in statement.items.into_iter().take(MAX_OUTPUTS).enumerate() {
             match item {
                 Item::Star => self.program.star = true,
                 Item::Expr { expr, alias } => self.output(expr, alias, position + 1),

@@ -10,11 +10,8 @@ use crate::meter::{EvalLimits, Meter};
 use crate::operators;
 use crate::program::{ExprId, Node, Output, Program, ReadStep, Variable};
 use crate::row::Row;
-use crate::value::{MAX_VALUE_DEPTH, Value};
+use crate::value::Value;
 use crate::write_path;
-
-/// Bytes of checked JSON that are stepped over in about the time of one step.
-const BYTES_WALKED_A_STEP: usize = 64;
 
 /// Arguments that are passed without an allocation.
 const INLINE_ARGS: usize = 4;
@@ -130,6 +127,7 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
 
     fn write(&mut self, output: &'r Output, value: Value<'r>) -> Result<(), EvalErrorKind> {
         if output.steps.is_empty() {
+            self.meter.make(&value)?;
             self.row.set(output.slot, value);
             return Ok(());
         }
@@ -146,9 +144,7 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
             target = self.decode_text(text.clone())?.unwrap_or_default();
         }
         write_path::write(&mut target, &output.steps, value, &mut self.meter)?;
-        if !target.is_within_depth(MAX_VALUE_DEPTH) {
-            return Err(EvalErrorKind::TooDeep);
-        }
+        self.meter.make(&target)?;
         self.row.set(output.slot, target);
         Ok(())
     }
@@ -196,7 +192,9 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
                 let needle = self.eval(*needle)?;
                 let mut found = false;
                 for candidate in haystack {
-                    if operators::same(&needle, &self.eval(*candidate)?) {
+                    let candidate = self.eval(*candidate)?;
+                    self.meter.walk(&needle).and_then(|()| self.meter.walk(&candidate)).map_err(here)?;
+                    if operators::same(&needle, &candidate) {
                         found = true;
                         break;
                     }
@@ -222,7 +220,14 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
                 let subject = subject.map(|id| self.eval(id)).transpose()?;
                 for (when, then) in branches {
                     let chosen = match &subject {
-                        Some(subject) => operators::same(subject, &self.eval(*when)?),
+                        Some(subject) => {
+                            let candidate = self.eval(*when)?;
+                            self.meter
+                                .walk(subject)
+                                .and_then(|()| self.meter.walk(&candidate))
+                                .map_err(here)?;
+                            operators::same(subject, &candidate)
+                        }
                         None => self.condition(*when)?,
                     };
                     if chosen {
@@ -232,17 +237,13 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
                 otherwise.map_or(Ok(Value::Undefined), |id| self.eval(id))
             }
             Node::Array(list) => {
-                self.meter.elements(list.len()).map_err(here)?;
                 let mut items = Vec::with_capacity(list.len());
                 for id in list {
                     items.push(self.eval(*id)?);
                 }
                 let array = Value::array(items);
-                if array.is_within_depth(MAX_VALUE_DEPTH) {
-                    Ok(array)
-                } else {
-                    Err(here(EvalErrorKind::TooDeep))
-                }
+                self.meter.make(&array).map_err(here)?;
+                Ok(array)
             }
             Node::Range(first, last) => {
                 let (first, last) = (self.eval(*first)?, self.eval(*last)?);
@@ -287,7 +288,7 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
     /// A path into the payload, over the tape while the steps are plain.
     fn payload(&mut self, steps: &'r [ReadStep]) -> Result<Value<'r>, Failure> {
         let text: &'r str = self.on.payload_text().map_err(EvalErrorKind::NotJson)?;
-        self.meter.steps(text.len() / BYTES_WALKED_A_STEP)?;
+        self.meter.scan(text.len())?;
         let tape = &self.on.scratch.payload;
         let (mut entry, mut rest) = (0, steps);
         while let [step, further @ ..] = rest {
@@ -315,7 +316,7 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
             match value {
                 // A text that holds JSON is looked into; one that does not has no fields.
                 Value::Str(text) => value = self.decode_text(text)?.unwrap_or_default(),
-                Value::Json(json) => self.meter.steps(json.text().len() / BYTES_WALKED_A_STEP)?,
+                Value::Json(json) => self.meter.scan(json.text().len())?,
                 _ => {}
             }
             value = match step {

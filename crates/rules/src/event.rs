@@ -98,7 +98,21 @@ impl<'a> Event<'a> {
 
     /// The payload as a rule's paths see it, unless an extra column has taken its place.
     pub(crate) fn raw_payload(&self) -> Option<&'a [u8]> {
-        if self.extra_column("payload").is_some() { None } else { Some(self.payload) }
+        self.bytes(Column::Payload)
+    }
+
+    /// The bytes of a column that is a text or the payload, where they are.
+    pub(crate) fn bytes(&self, column: Column) -> Option<&'a [u8]> {
+        if self.extra_column(column.name()).is_some() {
+            return None;
+        }
+        match column {
+            Column::Payload => Some(self.payload),
+            Column::Topic => Some(self.topic.as_bytes()),
+            Column::ClientId => Some(self.client_id.as_bytes()),
+            Column::Username => self.username.map(str::as_bytes),
+            _ => None,
+        }
     }
 
     /// Every column that `SELECT *` gives, in a fixed order, without those that are undefined.

@@ -31,7 +31,8 @@ pub(crate) fn binary<'r>(
         BinaryOp::IntegerDivide | BinaryOp::Remainder => integer_division(op, left, right),
         BinaryOp::TopicMatch => topic_match(left, right).map(Value::Bool),
         _ => {
-            meter.steps(weight(left) + weight(right))?;
+            meter.walk(left)?;
+            meter.walk(right)?;
             compare(op, left, right).map(Value::Bool)
         }
     }
@@ -96,18 +97,6 @@ pub(crate) fn same(left: &Value<'_>, right: &Value<'_>) -> bool {
             }
             false
         }
-    }
-}
-
-/// A value's cost to walk, in steps.
-pub(crate) fn weight(value: &Value<'_>) -> usize {
-    const BYTES_COMPARED_A_STEP: usize = 16;
-    match value {
-        Value::Json(json) => json.text().len() / BYTES_COMPARED_A_STEP,
-        Value::Str(text) => text.len() / BYTES_COMPARED_A_STEP,
-        Value::Array(items) => items.len(),
-        Value::Map(map) => map.len(),
-        _ => 0,
     }
 }
 

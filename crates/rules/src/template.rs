@@ -1,8 +1,7 @@
 //! Texts with `${...}` in them, filled in from a row.
 
-use std::borrow::Cow;
-
 use crate::diagnostic::{CompileError, Diagnostic, Span};
+use crate::event::Column;
 use crate::path::Path;
 use crate::row::Row;
 use crate::value::Value;
@@ -21,7 +20,11 @@ pub struct Template {
 #[derive(Clone, Debug)]
 enum Part {
     Literal(String),
-    Placeholder(Path),
+    Placeholder {
+        path: Path,
+        /// The event's column of that name, for rows that are the event.
+        column: Option<Column>,
+    },
 }
 
 /// What a placeholder becomes for which the row has nothing.
@@ -90,7 +93,8 @@ impl Template {
                     if !literal.is_empty() {
                         parts.push(Part::Literal(std::mem::take(&mut literal)));
                     }
-                    parts.push(Part::Placeholder(path));
+                    let column = Column::named(path.root());
+                    parts.push(Part::Placeholder { path, column });
                 }
                 None => diagnostics.push(
                     Diagnostic::error(Span::new(start, at), "this placeholder is not a path to a value")
@@ -117,7 +121,7 @@ impl Template {
     /// The paths that it reads, in order.
     pub fn placeholders(&self) -> impl Iterator<Item = &Path> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Placeholder(path) => Some(path),
+            Part::Placeholder { path, .. } => Some(path),
             Part::Literal(_) => None,
         })
     }
@@ -141,11 +145,13 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Placeholder(path) => match (with_value(row, path, |v| append(v, out)), missing) {
-                    (true, _) | (false, Missing::Empty) => {}
-                    (false, Missing::Undefined) => out.extend_from_slice(b"undefined"),
-                    (false, Missing::Refuse) => return Err(RenderError { placeholder: path.clone() }),
-                },
+                Part::Placeholder { path, column } => {
+                    match (append_value(row, path, *column, out), missing) {
+                        (true, _) | (false, Missing::Empty) => {}
+                        (false, Missing::Undefined) => out.extend_from_slice(b"undefined"),
+                        (false, Missing::Refuse) => return Err(RenderError { placeholder: path.clone() }),
+                    }
+                }
             }
         }
         Ok(())
@@ -155,64 +161,55 @@ impl Template {
     /// `SELECT *` is the message's own payload.
     pub fn render_value<'o>(&self, row: &'o Row<'_>, scratch: &'o mut Vec<u8>) -> Rendered<'o> {
         scratch.clear();
-        let [Part::Placeholder(path)] = &*self.parts else {
+        let [Part::Placeholder { path, column }] = &*self.parts else {
             // Nothing is refused, so this can't fail.
             let _ = self.render(row, Missing::Empty, scratch);
             return Rendered::Bytes(scratch);
         };
-        if let Some(bytes) = in_place(row, path) {
+        if let Some(bytes) = in_place(row, path, *column) {
             return Rendered::Bytes(bytes);
         }
-        let mut is_null = false;
-        let there = with_value(row, path, |value| {
-            is_null = matches!(value, Value::Null);
-            append(value, scratch)
-        });
-        match (there, is_null) {
-            (false, _) => Rendered::Undefined,
-            (true, true) => Rendered::Null,
-            (true, false) => Rendered::Bytes(scratch),
+        if path.is_whole_row() {
+            row.write_json(scratch);
+            return Rendered::Bytes(scratch);
+        }
+        match row.lookup(path) {
+            Value::Undefined => Rendered::Undefined,
+            Value::Null => Rendered::Null,
+            value => {
+                value.write_text(scratch);
+                Rendered::Bytes(scratch)
+            }
         }
     }
 }
 
 /// The bytes of a text that the row or its event holds.
-fn in_place<'o>(row: &'o Row<'_>, path: &Path) -> Option<&'o [u8]> {
+fn in_place<'o>(row: &'o Row<'_>, path: &Path, column: Option<Column>) -> Option<&'o [u8]> {
     if !path.steps().is_empty() {
         return None;
     }
     match row.computed(path.root()) {
         Some(Value::Str(text)) => Some(text.as_bytes()),
         Some(Value::Bytes(bytes)) => Some(bytes),
-        None if row.has_star() && path.root() == "payload" => row.event().raw_payload(),
+        None if row.has_star() => row.event().bytes(column?),
         _ => None,
     }
 }
 
-fn append(value: &Value<'_>, out: &mut Vec<u8>) -> bool {
-    let there = !value.is_undefined();
-    if there {
+/// Appends a placeholder's text; false where the row has nothing for it.
+fn append_value(row: &Row<'_>, path: &Path, column: Option<Column>, out: &mut Vec<u8>) -> bool {
+    if path.is_whole_row() {
+        row.write_json(out);
+        return true;
+    }
+    if let Some(bytes) = in_place(row, path, column) {
+        out.extend_from_slice(bytes);
+        return true;
+    }
+    let value = row.lookup(path);
+    if !value.is_undefined() {
         value.write_text(out);
     }
-    there
-}
-
-fn with_value(row: &Row<'_>, path: &Path, then: impl FnOnce(&Value<'_>) -> bool) -> bool {
-    if path.is_whole_row() {
-        let mut json = Vec::new();
-        row.write_json(&mut json);
-        return then(&Value::Bytes(Cow::Owned(json)));
-    }
-    if path.steps().is_empty() {
-        if let Some(value) = row.computed(path.root()) {
-            return then(value);
-        }
-        if row.has_star()
-            && path.root() == "payload"
-            && let Some(payload) = row.event().raw_payload()
-        {
-            return then(&Value::Bytes(payload.into()));
-        }
-    }
-    then(&row.lookup(path))
+    !value.is_undefined()
 }

@@ -10,9 +10,6 @@ use crate::json::{JsonError, RawJson, Tape, decode, write_f64, write_string};
 /// An object that a rule has made or changed, ordered by name.
 pub type Map<'a> = BTreeMap<Cow<'a, str>, Value<'a>>;
 
-/// Levels of arrays and objects in a value that a rule makes. It bounds every walk over one.
-pub const MAX_VALUE_DEPTH: usize = 256;
-
 /// One value. Strings and untouched parts of a payload are borrowed from the message.
 ///
 /// Integers and floats are different: 8 is not 8.0, and each leaves a rule as it came in.
@@ -181,17 +178,6 @@ impl<'a> Value<'a> {
                     map.iter().map(|(k, v)| (Cow::Owned(k.clone().into_owned()), v.clone().into_owned()));
                 Value::map(owned.collect())
             }
-        }
-    }
-
-    /// Whether arrays and objects that a rule made are nested at most `limit` levels deep.
-    pub(crate) fn is_within_depth(&self, limit: usize) -> bool {
-        match (self, limit.checked_sub(1)) {
-            (Self::Array(_) | Self::Map(_), None) => false,
-            (Self::Array(items), Some(below)) => items.iter().all(|v| v.is_within_depth(below)),
-            (Self::Map(map), Some(below)) => map.values().all(|v| v.is_within_depth(below)),
-            (Self::Json(_), _) => limit >= crate::json::MAX_JSON_DEPTH,
-            _ => true,
         }
     }
 

@@ -107,6 +107,19 @@ fn work_and_output_are_bounded() {
     let doubling = (0..40).map(|_| "x + x AS x").collect::<Vec<_>>().join(", ");
     let sql = format!("SELECT 'aaaaaaaa' AS x, {doubling} FROM \"#\"");
     assert_eq!(fails(&sql, b"", limits), EvalErrorKind::TooManyBytes);
+    // Small in memory, but 2^40 numbers to write.
+    let sharing = (0..40).map(|_| "[x, x] AS x").collect::<Vec<_>>().join(", ");
+    let sql = format!("SELECT 1 AS x, {sharing} FROM \"#\"");
+    assert_eq!(fails(&sql, b"", limits), EvalErrorKind::TooManyBytes);
+    let payload = format!("{{\"a\": \"{}\"}}", "x".repeat(1 << 20));
+    let copies = (0..20).map(|n| format!("payload.a AS a{n}")).collect::<Vec<_>>().join(", ");
+    let sql = format!("SELECT {copies} FROM \"#\"");
+    assert_eq!(fails(&sql, payload.as_bytes(), limits), EvalErrorKind::TooManyBytes);
+    let sql = "SELECT * FROM \"#\" WHERE trim(payload.a, payload.a + 'y') = ''";
+    assert_eq!(fails(sql, payload.as_bytes(), limits), EvalErrorKind::TooManySteps);
+    let comparisons = vec!["payload = payload"; 1000].join(" AND ");
+    let sql = format!("SELECT * FROM \"#\" WHERE {comparisons}");
+    assert_eq!(fails(&sql, payload.as_bytes(), limits), EvalErrorKind::TooManySteps);
     let few = EvalLimits { steps: 10, ..limits };
     assert_eq!(fails("SELECT 1 + 1 + 1 + 1 + 1 + 1 AS a FROM \"#\"", b"", few), EvalErrorKind::TooManySteps);
 }
@@ -119,7 +132,7 @@ fn a_value_that_grows_deeper_with_every_item_is_stopped() {
     let path = "x AS x.a.b.c.d.e.f.g.h";
     let sql = format!(
         "SELECT 1 AS y, {} FROM \"#\"",
-        vec![path.replacen('x', "y", 1).as_str(), "x AS y"].repeat(60).join(", ")
+        [path.replacen('x', "y", 1).as_str(), "x AS y"].repeat(60).join(", ")
     );
     assert_eq!(fails(&sql, b"", EvalLimits::default()), EvalErrorKind::TooDeep);
 }

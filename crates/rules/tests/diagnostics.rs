@@ -1,6 +1,8 @@
 //! What an author reads who made a mistake. The snapshots are the promise: place, cause, and what was meant.
 
-use tidegate_rules::{MAX_DIAGNOSTICS, MAX_EXPRESSION_DEPTH, MAX_PATH_STEPS, MAX_SQL_BYTES, Rule, Template};
+use tidegate_rules::{
+    MAX_DIAGNOSTICS, MAX_EXPRESSION_DEPTH, MAX_OUTPUTS, MAX_PATH_STEPS, MAX_SQL_BYTES, Rule, Template,
+};
 
 fn errors(sql: &str) -> String {
     match Rule::compile("rule", sql) {
@@ -118,6 +120,8 @@ fn every_bound_of_the_text_is_a_diagnostic() {
     assert!(errors(&path).contains("steps"));
     let alias = format!("SELECT 1 AS a{} FROM \"t\"", ".a".repeat(MAX_PATH_STEPS + 1));
     assert!(errors(&alias).contains("steps"));
+    let outputs = format!("SELECT {} 1 FROM \"t\"", "1,".repeat(MAX_OUTPUTS));
+    assert!(errors(&outputs).contains("outputs"));
     let many = format!("SELECT {} 1 FROM \"t\"", "nope(), ".repeat(100));
     assert_eq!(Rule::compile("r", &many).unwrap_err().diagnostics().len(), MAX_DIAGNOSTICS);
 }

@@ -131,7 +131,8 @@ fn one_reading_serves_all_rules_and_is_forgotten_with_the_message() {
             let outcome = rule.evaluate(&mut evaluator).unwrap();
             let mut out = Vec::new();
             outcome.rows()[0].get("r").write_text(&mut out);
-            made += &format!("{} ", String::from_utf8(out).unwrap());
+            made.push_str(str::from_utf8(&out).unwrap());
+            made.push(' ');
         }
     }
     assert_eq!(made, "1 2 10 11 100 101 ");

@@ -2,7 +2,7 @@
 
 use super::{Call, count, elements, text};
 use crate::error::EvalErrorKind as Error;
-use crate::operators::{integer, same, weight};
+use crate::operators::{integer, same};
 use crate::value::Value;
 
 type Result<'r> = std::result::Result<Value<'r>, Error>;
@@ -29,7 +29,8 @@ pub(super) fn length<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
 
 /// Whether an array has an element, which must be of the same kind.
 pub(super) fn contains<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    call.meter.steps(weight(&args[1]))?;
+    call.meter.walk(&args[1])?;
+    call.meter.walk(&args[0])?;
     let items = elements(call, &args[1], "contains()")?;
     Ok(Value::Bool(items.iter().any(|item| same(&args[0], item))))
 }
@@ -60,7 +61,7 @@ fn first_where<'r>(
 
 pub(super) fn map_size<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let map = object(call, &mut args[0], "map_size()")?;
-    call.meter.steps(weight(&map))?;
+    call.meter.walk(&map)?;
     Ok(count(map.members().map_or(0, |members| members.len())))
 }
 
@@ -69,7 +70,7 @@ pub(super) fn map_get<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Re
     let path = text(&mut args[0], "map_get()")?;
     let mut value = object(call, &mut args[1], "map_get()")?;
     for key in path.split('.') {
-        call.meter.steps(1 + weight(&value))?;
+        call.meter.walk(&value)?;
         value = value.get(key);
     }
     Ok(or_default(value, args))
@@ -78,7 +79,7 @@ pub(super) fn map_get<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Re
 /// The value under a name, dots and all, or the default where there is none.
 pub(super) fn mget<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let map = object(call, &mut args[1], "mget()")?;
-    call.meter.steps(1 + weight(&map))?;
+    call.meter.walk(&map)?;
     let value = args[0].as_str().map_or(Value::Undefined, |key| map.get(key));
     Ok(or_default(value, args))
 }

@@ -31,7 +31,7 @@ pub(super) fn payload<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Re
         other => other,
     };
     for key in path.split('.') {
-        call.meter.steps(1 + crate::operators::weight(&value))?;
+        call.meter.walk(&value)?;
         value = value.get(key);
     }
     Ok(value)

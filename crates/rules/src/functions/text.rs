@@ -33,9 +33,8 @@ pub(super) fn concat<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
 }
 
 pub(super) fn strlen<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    const BYTES_A_STEP: usize = 64;
     let text = text(&mut args[0], "strlen()")?;
-    call.meter.steps(text.len() / BYTES_A_STEP)?;
+    call.meter.scan(text.len())?;
     Ok(count(text.chars().count()))
 }
 
@@ -48,6 +47,7 @@ pub(super) fn substr<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
     let start = position(&args[1], "a start from 0")?;
     let length = args.get(2).map(|length| position(length, "a length from 0")).transpose()?;
     let text = text(&mut args[0], "substr()")?;
+    call.meter.scan(text.len())?;
     let offset = |text: &str, chars: usize| text.char_indices().nth(chars).map_or(text.len(), |(at, _)| at);
     let from = offset(&text, start);
     let to = length.map_or(text.len(), |length| from + offset(&text[from..], length));
@@ -85,6 +85,8 @@ fn trimmed<'r>(
 ) -> Result<'r> {
     let characters = args.get_mut(1).map(|chars| text(chars, name)).transpose()?;
     let text = text(&mut args[0], name)?;
+    // Each character may be looked for among all of those to strip.
+    call.meter.scan(text.len().saturating_mul(characters.as_ref().map_or(1, |chars| chars.len())))?;
     let goes = |c: char| characters.as_ref().map_or(c.is_whitespace(), |chars| chars.contains(c));
     let kept = if side.start { text.trim_start_matches(goes) } else { &text };
     let from = text.len() - kept.len();
@@ -99,6 +101,7 @@ pub(super) fn split<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Resu
     let mode = args.get_mut(2).map(|mode| text(mode, "split()")).transpose()?;
     let separator = text(&mut args[1], "split()")?;
     let text = text(&mut args[0], "split()")?;
+    call.meter.scan(text.len())?;
     if separator.is_empty() {
         return Ok(Value::array(vec![Value::Str(text)]));
     }
