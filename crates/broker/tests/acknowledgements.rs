@@ -134,7 +134,8 @@ impl Served {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         self.dial.send(theirs).await.unwrap();
         let mut peer = Peer::new(ours, version);
-        let properties = ConnectProperties { session_expiry_interval: Some(60), ..ConnectProperties::default() };
+        let properties =
+            ConnectProperties { session_expiry_interval: Some(60), ..ConnectProperties::default() };
         let connect = Connect {
             version,
             bridge: false,
@@ -153,7 +154,13 @@ impl Served {
 }
 
 fn publish<'a>(qos: QoS, id: u16, payload: &'a [u8]) -> Packet<'a> {
-    Packet::Publish(Publish { qos, topic: "t/1", packet_id: PacketId::new(id), payload, ..Publish::default() })
+    Packet::Publish(Publish {
+        qos,
+        topic: "t/1",
+        packet_id: PacketId::new(id),
+        payload,
+        ..Publish::default()
+    })
 }
 
 #[tokio::test]
@@ -163,8 +170,12 @@ async fn a_record_carries_the_message_with_its_client_as_key() {
     let mut client = served.client("device", Version::V5, true).await;
     client.send(&publish(QoS::AtLeastOnce, 1, b"payload")).await.unwrap();
     let (record, _ack) = hand.next().await;
-    assert_eq!((record.topic(), record.key(), record.value()), ("out", Some(&b"device"[..]), Some(&b"payload"[..])));
-    let headers: Vec<_> = record.headers().map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec))).collect();
+    assert_eq!(
+        (record.topic(), record.key(), record.value()),
+        ("out", Some(&b"device"[..]), Some(&b"payload"[..]))
+    );
+    let headers: Vec<_> =
+        record.headers().map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec))).collect();
     assert_eq!(headers[0], ("mqtt.topic".to_owned(), Some(b"t/1".to_vec())));
     assert_eq!(headers[2], ("mqtt.qos".to_owned(), Some(b"1".to_vec())));
 }
@@ -211,7 +222,9 @@ async fn ack_received_does_not_wait() {
 async fn a_lost_record_is_never_acknowledged_and_its_repeat_is_carried_again() {
     let hand = Arc::new(Hand::default());
     let served = Served::start(&[(AckMode::Delivered, &[&hand])]);
-    for (qos, acknowledged) in [(QoS::AtLeastOnce, PacketType::PubAck), (QoS::ExactlyOnce, PacketType::PubRec)] {
+    for (qos, acknowledged) in
+        [(QoS::AtLeastOnce, PacketType::PubAck), (QoS::ExactlyOnce, PacketType::PubRec)]
+    {
         let mut client = served.client("device", Version::V3_1_1, true).await;
         client.send(&publish(qos, 1, b"x")).await.unwrap();
         drop(hand.next().await);
@@ -325,7 +338,9 @@ async fn shutdown_waits_for_what_is_in_flight_and_acknowledges_it() {
     client.expect_silence(A_WHILE).await.unwrap();
     ack.unwrap().settle(Outcome::Delivered);
     client.expect_ack(PacketType::PubAck, 1).await.unwrap();
-    let Packet::Disconnect(disconnect) = client.receive().await.unwrap() else { panic!("DISCONNECT comes next") };
+    let Packet::Disconnect(disconnect) = client.receive().await.unwrap() else {
+        panic!("DISCONNECT comes next")
+    };
     assert_eq!(disconnect.reason, ReasonCode::ServerShuttingDown);
     client.expect_close().await.unwrap();
     stopping.await.unwrap();
