@@ -4,6 +4,8 @@
 //! Each thread has its own listener on the same port and its own sockets; nothing is shared but the counters.
 
 mod scan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
