@@ -247,7 +247,8 @@ impl Acceptor {
             self.close(index);
             return;
         }
-        // Reading stopped while answers were waiting, and that edge won't come again.
+        // Reading stopped while answers were waiting. (epoll names all that is ready in every event; mio does not
+        // promise it.)
         if event.is_readable() || event.is_read_closed() || had_unsent {
             self.read(index, buffer, out, received);
         }

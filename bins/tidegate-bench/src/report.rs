@@ -120,8 +120,7 @@ impl Report {
 
     /// Whether everything that was begun came to a good end.
     pub(crate) fn is_clean(&self) -> bool {
-        let Counters { failed, lost, rejected, unacked, connected, .. } = self.counters;
-        failed + lost + rejected + unacked == 0 && connected > 0
+        self.counters.is_clean()
     }
 
     /// Whether the generator itself was too slow for the latencies to be the broker's alone.

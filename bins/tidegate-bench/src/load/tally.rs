@@ -41,6 +41,11 @@ impl Counters {
     pub(crate) fn online(&self) -> u64 {
         self.connected - self.lost
     }
+
+    /// Whether everybody who began was let in and stayed, and every message was acknowledged.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.connected > 0 && self.failed + self.lost + self.rejected + self.unacked == 0
+    }
 }
 
 impl AddAssign for Counters {
@@ -98,6 +103,26 @@ impl Tally {
         self.behind.merge(&other.behind);
         for (trouble, count) in &other.troubles {
             *self.troubles.entry(trouble.clone()).or_default() += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failure_of_any_kind_makes_a_run_unclean() {
+        let clean = Counters { connected: 9, sent: 9, acked: 8, skipped: 1, ..Counters::default() };
+        assert!(clean.is_clean());
+        for unclean in [
+            Counters { failed: 1, ..clean },
+            Counters { lost: 1, ..clean },
+            Counters { rejected: 1, ..clean },
+            Counters { unacked: 1, ..clean },
+            Counters { connected: 0, ..clean },
+        ] {
+            assert!(!unclean.is_clean(), "{unclean:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The generator against servers in the same process: the null server, and scripted ones that misbehave.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use tidegate_codec::{QoS, Version};
 
@@ -203,6 +203,77 @@ fn an_error_of_mqtt_5_is_a_rejection_and_lowers_no_latency() {
     assert_eq!((outcome.tally.counters.acked, outcome.tally.counters.rejected), (1, 1));
     assert_eq!(outcome.tally.acknowledge.summary().count, 1);
     assert_eq!(outcome.tally.troubles.get("message rejected with QuotaExceeded"), Some(&1));
+    server.join().unwrap();
+}
+
+/// Serves that many clients, one after the other.
+fn serve(clients: usize, conversation: impl Fn(TcpStream) + Send + 'static) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        for _ in 0..clients {
+            conversation(listener.accept().unwrap().0);
+        }
+    });
+    (address, server)
+}
+
+const CONNACK: &[u8] = &[0x20, 2, 0, 0];
+
+#[test]
+fn a_broker_that_closes_behind_its_greeting_is_seen_to_close() {
+    // The bytes and the end often come with one event.
+    let (address, server) = serve(50, |mut stream| {
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        stream.write_all(CONNACK).unwrap();
+    });
+    let outcome = go(&plan(address, 50, Traffic::Silent, Some(Duration::from_secs(5))));
+    assert_eq!((outcome.tally.counters.connected, outcome.tally.counters.lost), (50, 50));
+    assert_eq!(outcome.tally.troubles.get("lost: closed by the broker"), Some(&50));
+    server.join().unwrap();
+}
+
+#[test]
+fn more_acknowledgements_than_one_read_takes_are_all_counted() {
+    const MESSAGES: usize = 20_000;
+    let (address, server) = serve(1, |mut stream| {
+        let mut buffer = vec![0; 1 << 16];
+        assert!(stream.read(&mut buffer).unwrap() > 0);
+        stream.write_all(CONNACK).unwrap();
+        // Each is two bytes of header, "t/100" behind its length, and an identifier.
+        let mut missing = 11 * MESSAGES;
+        while missing > 0 {
+            missing -= stream.read(&mut buffer).unwrap();
+        }
+        let pubacks = (1..=u16::try_from(MESSAGES).unwrap()).flat_map(|id| {
+            let [high, low] = id.to_be_bytes();
+            [0x40, 2, high, low]
+        });
+        stream.write_all(&pubacks.collect::<Vec<u8>>()).unwrap();
+        while matches!(stream.read(&mut buffer), Ok(1..)) {}
+    });
+    let mut traffic = traffic(QoS::AtLeastOnce, Pace::Window, Some(MESSAGES as u64), u16::MAX);
+    if let Traffic::Publish(publishing) = &mut traffic {
+        publishing.payload = Payload::new(PayloadFormat::None, 0).unwrap();
+    }
+    let counters = go(&plan(address, 1, traffic, Some(Duration::from_secs(10)))).tally.counters;
+    assert_eq!((counters.sent, counters.acked, counters.lost), (20_000, 20_000, 0));
+    server.join().unwrap();
+}
+
+#[test]
+fn acknowledgements_that_come_after_the_last_message_are_waited_for() {
+    let (address, server) = serve(1, |mut stream| {
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        stream.write_all(CONNACK).unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        std::thread::sleep(Duration::from_millis(300));
+        stream.write_all(&[0x40, 2, 0, 1]).unwrap();
+        while matches!(stream.read(&mut [0; 4096]), Ok(1..)) {}
+    });
+    let traffic = traffic(QoS::AtLeastOnce, Pace::Window, Some(1), 1);
+    let counters = go(&plan(address, 1, traffic, None)).tally.counters;
+    assert_eq!((counters.acked, counters.unacked), (1, 0));
     server.join().unwrap();
 }
 
