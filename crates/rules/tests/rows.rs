@@ -235,3 +235,12 @@ fn debug_output_holds_nothing_of_the_payload() {
         assert!(!text.contains("secret"), "{text}");
     });
 }
+
+#[test]
+fn rules_templates_and_rows_are_shared_among_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<RuleSet>();
+    shared::<Template>();
+    shared::<EvalScratch>();
+    shared::<tidegate_rules::CompileError>();
+}
