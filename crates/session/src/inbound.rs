@@ -16,7 +16,8 @@ use std::num::NonZeroU16;
 
 use tidegate_codec::{PacketId, QoS};
 
-use crate::Violation;
+use crate::change::Changes;
+use crate::{Change, Violation};
 
 /// Names one inbound message that the broker owes an answer for.
 ///
@@ -123,6 +124,7 @@ impl Received {
         dup: bool,
         packet_id: PacketId,
         window: Window,
+        changes: &mut Changes,
     ) -> Result<Arrival, Violation> {
         if let Some(index) = self.position(packet_id) {
             let known = &mut self.messages[index];
@@ -142,12 +144,12 @@ impl Received {
                 }
                 // A QoS 2 exchange of an earlier connection that the client no longer knows of.
                 _ if !known.on_link => {
-                    self.remove(index);
+                    self.remove(index, changes);
                 }
                 _ => return Err(Violation::PacketIdInUse(packet_id)),
             }
         }
-        self.make_room(window)?;
+        self.make_room(window, changes)?;
         self.count += 1;
         let token = Token::new(self.count, packet_id);
         let stage = if qos == QoS::ExactlyOnce { Stage::OwesPubRec } else { Stage::OwesPubAck };
@@ -157,23 +159,24 @@ impl Received {
     }
 
     /// Takes note that the broker settled a message, `accepted` or not. `None`: nothing was owed for the token.
-    pub(crate) fn settle(&mut self, token: Token, accepted: bool) -> Option<Answer> {
+    pub(crate) fn settle(&mut self, token: Token, accepted: bool, changes: &mut Changes) -> Option<Answer> {
         let packet_id = token.packet_id()?;
         let index = self.position_of(token)?;
         let message = &mut self.messages[index];
         let asked = message.on_link;
         match message.stage {
             Stage::OwesPubAck => {
-                self.remove(index);
+                self.remove(index, changes);
                 Some(Answer::PubAck(packet_id))
             }
             Stage::OwesPubRec => {
                 if accepted {
                     message.stage = Stage::AwaitsPubRel;
                     self.with_broker -= 1;
+                    changes.record(|| Change::Received { packet_id });
                 } else {
                     // The identifier means a new message from now on [MQTT5-4.3.3-9].
-                    self.remove(index);
+                    self.remove(index, changes);
                 }
                 Some(if asked { Answer::PubRec(packet_id) } else { Answer::Later })
             }
@@ -182,20 +185,20 @@ impl Received {
     }
 
     /// Forgets a message that the broker will never settle, so that its repeat counts as new.
-    pub(crate) fn forget(&mut self, token: Token) {
+    pub(crate) fn forget(&mut self, token: Token, changes: &mut Changes) {
         if let Some(index) = self.position_of(token)
             && self.messages[index].stage != Stage::AwaitsPubRel
         {
-            self.remove(index);
+            self.remove(index, changes);
         }
     }
 
     /// Takes note of PUBREL; `false` if no received message waits for it.
-    pub(crate) fn release(&mut self, packet_id: PacketId) -> bool {
+    pub(crate) fn release(&mut self, packet_id: PacketId, changes: &mut Changes) -> bool {
         let waiting =
             self.position(packet_id).filter(|&index| self.messages[index].stage == Stage::AwaitsPubRel);
         if let Some(index) = waiting {
-            self.remove(index);
+            self.remove(index, changes);
         }
         waiting.is_some()
     }
@@ -216,6 +219,15 @@ impl Received {
         self.with_broker
     }
 
+    /// Takes over what an earlier life of the session had received.
+    pub(crate) fn restore(&mut self, received: Vec<PacketId>) {
+        for packet_id in received {
+            self.count += 1;
+            let token = Token::new(self.count, packet_id);
+            self.messages.push_back(Message { token, stage: Stage::AwaitsPubRel, on_link: false });
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.messages.clear();
         self.with_broker = 0;
@@ -227,7 +239,7 @@ impl Received {
 
     /// Lets one more message in, or refuses it. What an earlier connection left behind gives way, because a client
     /// repeats that first ([MQTT5-4.6.0-1]) or never.
-    fn make_room(&mut self, window: Window) -> Result<(), Violation> {
+    fn make_room(&mut self, window: Window, changes: &mut Changes) -> Result<(), Violation> {
         let exceeded = |maximum: u16| Err(Violation::ReceiveMaximumExceeded { maximum });
         match window {
             Window::Announced(maximum) if self.messages.len() >= usize::from(maximum.get()) => {
@@ -235,13 +247,13 @@ impl Received {
                 if on_link >= usize::from(maximum.get()) {
                     return exceeded(maximum.get());
                 }
-                self.remove_left_behind(|_| true);
+                self.remove_left_behind(|_| true, changes);
             }
             Window::Silent { unsettled, .. } if self.with_broker >= unsettled.get() => {
                 return exceeded(unsettled.get());
             }
             Window::Silent { unreleased, .. } if self.unreleased() >= usize::from(unreleased) => {
-                if !self.remove_left_behind(|stage| stage == Stage::AwaitsPubRel) {
+                if !self.remove_left_behind(|stage| stage == Stage::AwaitsPubRel, changes) {
                     return exceeded(unreleased);
                 }
             }
@@ -254,11 +266,11 @@ impl Received {
         self.messages.len() - usize::from(self.with_broker)
     }
 
-    fn remove_left_behind(&mut self, is_candidate: impl Fn(Stage) -> bool) -> bool {
+    fn remove_left_behind(&mut self, is_candidate: impl Fn(Stage) -> bool, changes: &mut Changes) -> bool {
         let left_behind =
             self.messages.iter().position(|message| !message.on_link && is_candidate(message.stage));
         if let Some(index) = left_behind {
-            self.remove(index);
+            self.remove(index, changes);
         }
         left_behind.is_some()
     }
@@ -271,11 +283,12 @@ impl Received {
         self.messages.iter().position(|message| message.token == token)
     }
 
-    fn remove(&mut self, index: usize) {
-        if let Some(message) = self.messages.remove(index)
-            && message.stage != Stage::AwaitsPubRel
-        {
+    fn remove(&mut self, index: usize, changes: &mut Changes) {
+        let Some(message) = self.messages.remove(index) else { return };
+        if message.stage != Stage::AwaitsPubRel {
             self.with_broker -= 1;
+        } else if let Some(packet_id) = message.token.packet_id() {
+            changes.record(|| Change::Forgotten { packet_id });
         }
     }
 }

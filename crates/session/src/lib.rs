@@ -44,11 +44,13 @@
 //!   with when a message is safe, [`Farewell`] what is left to do after the end;
 //! - [`Message`] is an application message that the server holds for others, [`Delivery`] one on its way to a client;
 //! - [`Limits`] bounds every queue, window and table;
+//! - [`Change`] is what a session tells whoever keeps it on disk, [`StoredSession`] what it is made from again;
 //! - [`Refusal`] and [`Violation`] are what clients get wrong before and after CONNACK.
 //!
 //! There are no cargo features.
 
 mod alias;
+mod change;
 mod connect;
 mod farewell;
 mod inbound;
@@ -57,8 +59,10 @@ mod link;
 mod message;
 mod outbound;
 mod session;
+mod stored;
 mod violation;
 
+pub use change::{Change, DeliveryNumber};
 pub use connect::{Refusal, SessionState, Welcome, check_connect, refuse};
 pub use farewell::{Ended, Expiry, Farewell, Start};
 pub use inbound::Token;
@@ -66,4 +70,5 @@ pub use limits::{Limits, QueuePolicy};
 pub use message::{DueWill, Message};
 pub use outbound::{Delivered, Delivery, DropReason, Dropped, Identifiers};
 pub use session::{Inbound, Input, Session, Subscription};
+pub use stored::{StoredInFlight, StoredSession};
 pub use violation::Violation;

@@ -21,7 +21,10 @@ pub struct Limits {
     pub max_packet_size: NonZeroU32,
     /// Highest topic alias that a client may use; 0 for none.
     pub topic_alias_maximum: u16,
-    /// Bytes that the aliased topics of one connection may take together.
+    /// Topic aliases that the server uses towards a client, below what the client allows; 0 for none. The cost of a
+    /// PUBLISH to such a client grows with it.
+    pub max_aliases_out: u16,
+    /// Bytes that the aliased topics of one connection may take together, in each direction.
     pub max_alias_bytes: usize,
     /// Highest QoS that the server accepts in PUBLISH and in wills.
     pub max_qos: QoS,
@@ -30,6 +33,9 @@ pub struct Limits {
     /// Seconds. A 5.0 client that asks for a longer keep-alive, or for none, is told this one as Server Keep Alive.
     /// 3.x clients keep their own, because nothing could tell them.
     pub max_keep_alive: Option<NonZeroU16>,
+    /// Seconds. Every 5.0 client is told this one as Server Keep Alive, whatever it asks for; `max_keep_alive` is then
+    /// without effect.
+    pub server_keep_alive: Option<NonZeroU16>,
     /// How long a 3.x session that was opened without Clean Session survives its connection.
     pub session_expiry_3x: Duration,
     /// The longest that a 5.0 session survives its connection; `None` for as long as the client asks.
@@ -42,6 +48,9 @@ pub struct Limits {
     pub queue_policy: QueuePolicy,
     /// Whether QoS 0 messages wait as well; otherwise they are dropped when they can't be sent at once.
     pub queue_qos0: bool,
+    /// Whether sessions that outlive their connections record their changes, for a store to keep: see
+    /// [`Session::take_changes`](crate::Session::take_changes).
+    pub record_changes: bool,
     /// Subscriptions of one session.
     pub max_subscriptions: usize,
     /// Longest client identifier, in bytes.
@@ -69,16 +78,19 @@ impl Default for Limits {
             max_unreleased: 1024,
             max_packet_size: NonZeroU32::new(MIB).expect("a mebibyte is not zero"),
             topic_alias_maximum: 64,
+            max_aliases_out: 16,
             max_alias_bytes: 64 * 1024,
             max_qos: QoS::ExactlyOnce,
             retain_available: true,
             max_keep_alive: None,
+            server_keep_alive: None,
             session_expiry_3x: Duration::from_hours(2),
             max_session_expiry: None,
             max_queued_messages: 1000,
             max_queued_bytes: 16 * MIB as usize,
             queue_policy: QueuePolicy::DropOldest,
             queue_qos0: false,
+            record_changes: false,
             max_subscriptions: 1000,
             max_client_id_bytes: 1024,
             max_topic_levels: tidegate_topic::MAX_LEVELS,

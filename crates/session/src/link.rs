@@ -7,7 +7,7 @@ use tidegate_codec::{
     Connect, Disconnect, Packet, PacketId, PacketType, PubAck, Publish, QoS, ReasonCode, Version,
 };
 
-use crate::alias::TopicAliases;
+use crate::alias::{AliasUse, AliasesOut, TopicAliases};
 use crate::inbound::Window;
 use crate::message::DueWill;
 use crate::{Delivery, Limits};
@@ -29,6 +29,8 @@ pub(crate) struct Link {
     /// Bytes. `u32::MAX` for a client that names no maximum.
     max_packet_size: u32,
     pub(crate) aliases: TopicAliases,
+    /// The other way round.
+    aliases_out: AliasesOut,
     pub(crate) will: Option<Box<DueWill>>,
 }
 
@@ -49,6 +51,7 @@ impl Link {
             send_quota: receive_maximum.min(limits.max_inflight_out),
             max_packet_size: properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get),
             aliases: TopicAliases::default(),
+            aliases_out: AliasesOut::new(properties.topic_alias_maximum.unwrap_or(0), limits),
             will: connect.will.as_ref().map(|will| Box::new(DueWill::new(will))),
         }
     }
@@ -115,9 +118,9 @@ impl Link {
         self.answer(&packet, out);
     }
 
-    /// Appends a PUBLISH. `packet_id` is present exactly for QoS 1 and 2.
+    /// Appends a PUBLISH, with a topic alias if the client takes one. `packet_id` is present exactly for QoS 1 and 2.
     pub(crate) fn publish(
-        &self,
+        &mut self,
         delivery: &Delivery,
         packet_id: Option<PacketId>,
         dup: bool,
@@ -132,6 +135,25 @@ impl Link {
             ..delivery.message.as_publish(now)
         };
         publish.properties.subscription_identifiers = delivery.subscription_identifiers.lend();
+        // A repeat says its topic: aliases do not outlive a connection, and repeats are where that is got wrong.
+        let alias = if dup { AliasUse::None } else { self.aliases_out.find(delivery.message.topic()) };
+        match alias {
+            AliasUse::None => return self.send(&Packet::Publish(publish), out),
+            AliasUse::Known(alias) => {
+                publish.properties.topic_alias = Some(alias);
+                publish.topic = "";
+                return self.send(&Packet::Publish(publish), out);
+            }
+            AliasUse::New(alias) => publish.properties.topic_alias = Some(alias),
+        }
+        let packet = Packet::Publish(publish);
+        if self.send(&packet, out).is_ok() {
+            self.aliases_out.add(delivery.message.topic());
+            return Ok(());
+        }
+        // Our alias must not be what makes the packet too large.
+        let Packet::Publish(mut publish) = packet else { return Err(TooLarge) };
+        publish.properties.topic_alias = None;
         self.send(&Packet::Publish(publish), out)
     }
 
@@ -159,6 +181,12 @@ impl Link {
 
 /// The keep-alive that the server demands in place of the client's, in seconds [MQTT5-3.2.2-22].
 pub(crate) fn server_keep_alive(connect: &Connect<'_>, limits: &Limits) -> Option<NonZeroU16> {
-    let maximum = limits.max_keep_alive.filter(|_| connect.version == Version::V5)?;
+    if connect.version != Version::V5 {
+        return None;
+    }
+    if limits.server_keep_alive.is_some() {
+        return limits.server_keep_alive;
+    }
+    let maximum = limits.max_keep_alive?;
     (connect.keep_alive == 0 || connect.keep_alive > maximum.get()).then_some(maximum)
 }

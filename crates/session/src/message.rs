@@ -44,6 +44,12 @@ impl Message {
         }
     }
 
+    /// Returns the same message, but expiring at that moment, or never.
+    #[must_use]
+    pub fn with_expiry(self, expires_at: Option<Instant>) -> Self {
+        Self { expires_at, ..self }
+    }
+
     /// Returns the topic name.
     pub fn topic(&self) -> &str {
         &self.topic
@@ -178,6 +184,22 @@ impl DueWill {
             expiry_interval: will.properties.message_expiry_interval,
             delay: Duration::from_secs(will.delay_interval.into()),
         }
+    }
+
+    /// Returns the will with that message, whose expiry does not count, Message Expiry Interval in seconds, and delay:
+    /// what a store does when it gives a will back.
+    pub fn from_parts(message: Message, expiry_interval: Option<u32>, delay: Duration) -> Self {
+        Self { message: message.with_expiry(None), expiry_interval, delay }
+    }
+
+    /// Returns the message, without expiry.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Returns the Message Expiry Interval, in seconds from the publication of the will.
+    pub fn expiry_interval(&self) -> Option<u32> {
+        self.expiry_interval
     }
 
     /// Returns how long after the end of the connection the will is due: its Will Delay Interval, or the rest of the

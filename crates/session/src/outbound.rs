@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use tidegate_codec::{PacketId, PacketType, QoS, ReasonCode, SubscriptionIdentifiers};
 
+use crate::change::Changes;
 use crate::link::Link;
-use crate::{Limits, Message, QueuePolicy};
+use crate::{Change, DeliveryNumber, Limits, Message, QueuePolicy, StoredInFlight};
 
 /// A message for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +131,7 @@ impl Dropped {
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     in_flight: VecDeque<InFlight>,
-    queue: VecDeque<Delivery>,
+    queue: VecDeque<Pending>,
     /// Sum of what `queue` holds, each message counted whole.
     queued_bytes: usize,
     queued_qos0: usize,
@@ -138,7 +139,17 @@ pub(crate) struct Outbound {
     to_repeat: usize,
     /// The packet identifier that was used last; 0 before the first.
     last_packet_id: u16,
+    /// Messages ever numbered here.
+    numbered: u64,
     dropped: Dropped,
+}
+
+/// A message that has not been sent.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// What the store knows it by, if it does.
+    pub(crate) number: Option<DeliveryNumber>,
+    pub(crate) delivery: Delivery,
 }
 
 #[derive(Debug)]
@@ -163,34 +174,42 @@ impl Outbound {
     /// Sends a message now, later or never.
     pub(crate) fn deliver(
         &mut self,
-        mut delivery: Delivery,
-        link: Option<&Link>,
+        mut pending: Pending,
+        link: Option<&mut Link>,
         limits: &Limits,
         now: Instant,
         out: &mut Vec<u8>,
+        changes: &mut Changes,
     ) -> Delivered {
+        let delivery = &mut pending.delivery;
         delivery.qos = delivery.qos.min(delivery.message.qos());
-        if delivery.message.is_expired(now) {
-            return self.dropped.count(DropReason::Expired);
-        }
         let is_qos0 = delivery.qos == QoS::AtMostOnce;
+        if delivery.message.is_expired(now) {
+            return self.drop(&pending, DropReason::Expired, changes);
+        }
         // A message overtakes none of its own QoS [MQTT5-4.6.0-5]. QoS 0 passes those that wait for the window.
         let is_behind_others =
             if is_qos0 { self.queued_qos0 > 0 } else { !self.queue.is_empty() || self.to_repeat > 0 };
         match link {
             Some(link) if !is_behind_others && !link.holds_back(delivery.qos, self.in_flight.len()) => {
-                self.transmit(delivery, link, now, out)
+                self.transmit(pending, link, now, out, changes)
             }
-            Some(_) if is_qos0 && !limits.queue_qos0 => self.dropped.count(DropReason::Congested),
-            None if is_qos0 && !limits.queue_qos0 => self.dropped.count(DropReason::Offline),
-            _ => self.enqueue(delivery, limits),
+            Some(_) if is_qos0 && !limits.queue_qos0 => self.drop(&pending, DropReason::Congested, changes),
+            None if is_qos0 && !limits.queue_qos0 => self.drop(&pending, DropReason::Offline, changes),
+            _ => self.enqueue(pending, limits, changes),
         }
     }
 
     /// Begins a connection: everything in flight is repeated in its original order, PUBLISH with DUP and its packet
     /// identifier, or PUBREL [MQTT5-4.4.0-1], [MQTT5-4.6.0-1]. Where the client's window has become smaller, the rest
     /// of the PUBLISHes follow as it opens, before anything new.
-    pub(crate) fn connect(&mut self, link: &Link, now: Instant, out: &mut Vec<u8>) {
+    pub(crate) fn connect(
+        &mut self,
+        link: &mut Link,
+        now: Instant,
+        out: &mut Vec<u8>,
+        changes: &mut Changes,
+    ) {
         self.to_repeat = 0;
         for message in &mut self.in_flight {
             if let Stage::Published { on_link, .. } = &mut message.stage {
@@ -198,22 +217,22 @@ impl Outbound {
                 self.to_repeat += 1;
             }
         }
-        self.repeat(link, Releases::Repeat, now, out);
-        self.drain(link, now, out);
+        self.repeat(link, Releases::Repeat, now, out, changes);
+        self.drain(link, now, out, changes);
     }
 
     /// Sends what the window and the socket have room for.
-    pub(crate) fn resume(&mut self, link: &Link, now: Instant, out: &mut Vec<u8>) {
+    pub(crate) fn resume(&mut self, link: &mut Link, now: Instant, out: &mut Vec<u8>, changes: &mut Changes) {
         if self.to_repeat > 0 {
-            self.repeat(link, Releases::Leave, now, out);
+            self.repeat(link, Releases::Leave, now, out, changes);
         }
-        self.drain(link, now, out);
+        self.drain(link, now, out, changes);
     }
 
     /// Takes note of PUBACK. One for an unknown identifier changes nothing.
-    pub(crate) fn handle_puback(&mut self, packet_id: PacketId) {
+    pub(crate) fn handle_puback(&mut self, packet_id: PacketId, changes: &mut Changes) {
         if let Some(index) = self.published(packet_id, QoS::AtLeastOnce) {
-            self.finish(index);
+            self.finish(index, changes);
         }
     }
 
@@ -224,12 +243,14 @@ impl Outbound {
         reason: ReasonCode,
         link: &Link,
         out: &mut Vec<u8>,
+        changes: &mut Changes,
     ) {
         let published = self.published(packet_id, QoS::ExactlyOnce);
         let reason = match published {
-            Some(index) if reason.is_error() => return self.finish(index), // [MQTT5-4.4.0-2]
+            Some(index) if reason.is_error() => return self.finish(index, changes), // [MQTT5-4.4.0-2]
             Some(index) => {
                 self.begin_release(index);
+                changes.record(|| Change::Released { packet_id });
                 ReasonCode::Success
             }
             None if self.released(packet_id).is_some() => ReasonCode::Success,
@@ -240,9 +261,9 @@ impl Outbound {
     }
 
     /// Takes note of PUBCOMP. One for an unknown identifier changes nothing.
-    pub(crate) fn handle_pubcomp(&mut self, packet_id: PacketId) {
+    pub(crate) fn handle_pubcomp(&mut self, packet_id: PacketId, changes: &mut Changes) {
         if let Some(index) = self.released(packet_id) {
-            self.finish(index);
+            self.finish(index, changes);
         }
     }
 
@@ -263,12 +284,37 @@ impl Outbound {
         *self = Self { dropped: self.dropped, ..Self::default() };
     }
 
+    /// Takes over what an earlier life of the session had on its way.
+    pub(crate) fn restore(&mut self, in_flight: Vec<StoredInFlight>, queue: Vec<(DeliveryNumber, Delivery)>) {
+        self.last_packet_id = in_flight.last().map_or(0, |message| message.packet_id.get());
+        self.in_flight.extend(in_flight.into_iter().map(|StoredInFlight { packet_id, delivery }| {
+            let stage = match delivery {
+                Some(delivery) => Stage::Published { delivery, on_link: false },
+                None => Stage::Released,
+            };
+            InFlight { packet_id, stage }
+        }));
+        for (number, mut delivery) in queue {
+            // What was posted only has not been through `deliver`.
+            delivery.qos = delivery.qos.min(delivery.message.qos());
+            self.numbered = self.numbered.max(number.as_own().map_or(0, |count| count + 1));
+            self.push(Pending { number: Some(number), delivery });
+        }
+    }
+
     pub(crate) fn shrink(&mut self) {
         self.in_flight.shrink_to_fit();
         self.queue.shrink_to_fit();
     }
 
-    fn repeat(&mut self, link: &Link, releases: Releases, now: Instant, out: &mut Vec<u8>) {
+    fn repeat(
+        &mut self,
+        link: &mut Link,
+        releases: Releases,
+        now: Instant,
+        out: &mut Vec<u8>,
+        changes: &mut Changes,
+    ) {
         // Those that wait for PUBCOMP count against the window as well: the client counts them.
         let mut open = self.in_flight.len() - self.to_repeat;
         self.in_flight.retain_mut(|message| match &mut message.stage {
@@ -291,32 +337,42 @@ impl Outbound {
                     open += 1;
                 } else {
                     self.dropped.count(DropReason::TooLarge);
+                    changes.record(|| Change::Completed { packet_id: message.packet_id });
                 }
                 *on_link
             }
         });
     }
 
-    fn drain(&mut self, link: &Link, now: Instant, out: &mut Vec<u8>) {
+    fn drain(&mut self, link: &mut Link, now: Instant, out: &mut Vec<u8>, changes: &mut Changes) {
         // As long as something has to be repeated the window is full, and only QoS 0 gets through here.
         while let Some(next) = self.queue.front()
-            && !link.holds_back(next.qos, self.in_flight.len())
-            && let Some(delivery) = self.dequeue()
+            && !link.holds_back(next.delivery.qos, self.in_flight.len())
+            && let Some(pending) = self.dequeue()
         {
-            self.transmit(delivery, link, now, out);
+            self.transmit(pending, link, now, out, changes);
         }
     }
 
     /// Sends a message for the first time. The window has room for it.
-    fn transmit(&mut self, delivery: Delivery, link: &Link, now: Instant, out: &mut Vec<u8>) -> Delivered {
-        if delivery.message.is_expired(now) {
-            return self.dropped.count(DropReason::Expired);
+    fn transmit(
+        &mut self,
+        pending: Pending,
+        link: &mut Link,
+        now: Instant,
+        out: &mut Vec<u8>,
+        changes: &mut Changes,
+    ) -> Delivered {
+        if pending.delivery.message.is_expired(now) {
+            return self.drop(&pending, DropReason::Expired, changes);
         }
-        let packet_id = (delivery.qos != QoS::AtMostOnce).then(|| self.unused_packet_id());
-        if link.publish(&delivery, packet_id, false, now, out).is_err() {
-            return self.dropped.count(DropReason::TooLarge);
+        let packet_id = (pending.delivery.qos != QoS::AtMostOnce).then(|| self.unused_packet_id());
+        if link.publish(&pending.delivery, packet_id, false, now, out).is_err() {
+            return self.drop(&pending, DropReason::TooLarge, changes);
         }
         if let Some(packet_id) = packet_id {
+            let Pending { number, delivery } = pending;
+            changes.record(|| Change::Sent { number, packet_id, delivery: delivery.clone() });
             self.last_packet_id = packet_id.0.get();
             self.in_flight
                 .push_back(InFlight { packet_id, stage: Stage::Published { delivery, on_link: true } });
@@ -324,30 +380,48 @@ impl Outbound {
         Delivered::Sent
     }
 
-    fn enqueue(&mut self, delivery: Delivery, limits: &Limits) -> Delivered {
-        let size = queued_size(&delivery);
+    fn enqueue(&mut self, mut pending: Pending, limits: &Limits, changes: &mut Changes) -> Delivered {
+        let size = queued_size(&pending.delivery);
         while self.queue.len() >= limits.max_queued_messages
             || self.queued_bytes.saturating_add(size) > limits.max_queued_bytes
         {
             let makes_room =
                 limits.queue_policy == QueuePolicy::DropOldest && size <= limits.max_queued_bytes;
-            let reason = DropReason::QueueFull;
-            if !makes_room || self.dequeue().is_none() {
-                return self.dropped.count(reason);
-            }
-            self.dropped.count(reason);
+            let oldest = if makes_room { self.dequeue() } else { None };
+            let Some(oldest) = oldest else { return self.drop(&pending, DropReason::QueueFull, changes) };
+            self.drop(&oldest, DropReason::QueueFull, changes);
         }
-        self.queued_bytes += size;
-        self.queued_qos0 += usize::from(delivery.qos == QoS::AtMostOnce);
-        self.queue.push_back(delivery);
+        if changes.is_on() && pending.delivery.qos != QoS::AtMostOnce {
+            let number = pending.number.unwrap_or_else(|| {
+                self.numbered += 1;
+                DeliveryNumber::own(self.numbered - 1)
+            });
+            pending.number = Some(number);
+            changes.record(|| Change::Queued { number, delivery: pending.delivery.clone() });
+        }
+        self.push(pending);
         Delivered::Queued
     }
 
-    fn dequeue(&mut self) -> Option<Delivery> {
-        let delivery = self.queue.pop_front()?;
-        self.queued_bytes -= queued_size(&delivery);
-        self.queued_qos0 -= usize::from(delivery.qos == QoS::AtMostOnce);
-        Some(delivery)
+    fn push(&mut self, pending: Pending) {
+        self.queued_bytes += queued_size(&pending.delivery);
+        self.queued_qos0 += usize::from(pending.delivery.qos == QoS::AtMostOnce);
+        self.queue.push_back(pending);
+    }
+
+    fn dequeue(&mut self) -> Option<Pending> {
+        let pending = self.queue.pop_front()?;
+        self.queued_bytes -= queued_size(&pending.delivery);
+        self.queued_qos0 -= usize::from(pending.delivery.qos == QoS::AtMostOnce);
+        Some(pending)
+    }
+
+    /// Counts a message that is not sent.
+    fn drop(&mut self, pending: &Pending, reason: DropReason, changes: &mut Changes) -> Delivered {
+        if let Some(number) = pending.number {
+            changes.record(|| Change::Dropped { number });
+        }
+        self.dropped.count(reason)
     }
 
     /// Returns the next identifier that no message in flight has [MQTT5-2.2.1-4]. There is one: the window, at most
@@ -385,9 +459,10 @@ impl Outbound {
         self.no_longer_to_repeat(&stage);
     }
 
-    fn finish(&mut self, index: usize) {
+    fn finish(&mut self, index: usize, changes: &mut Changes) {
         if let Some(message) = self.in_flight.remove(index) {
             self.no_longer_to_repeat(&message.stage);
+            changes.record(|| Change::Completed { packet_id: message.packet_id });
         }
     }
 

@@ -10,12 +10,13 @@ use tidegate_codec::{
 };
 use tidegate_topic::TopicName;
 
+use crate::change::Changes;
 use crate::connect::{self, SessionState, Welcome};
 use crate::farewell::{self, Ended, Expiry, Farewell};
 use crate::inbound::{Answer, Arrival, Received, Token};
 use crate::link::Link;
-use crate::outbound::{Delivered, Delivery, Dropped, Outbound};
-use crate::{Limits, Violation};
+use crate::outbound::{Delivered, Delivery, Dropped, Outbound, Pending};
+use crate::{Change, DeliveryNumber, Limits, Violation};
 
 /// One MQTT conversation and what survives it: subscriptions, messages in flight both ways, and the queue.
 ///
@@ -24,14 +25,16 @@ use crate::{Limits, Violation};
 #[derive(Debug)]
 pub struct Session {
     client_id: Box<str>,
-    limits: Arc<Limits>,
+    pub(crate) limits: Arc<Limits>,
     /// Sorted by filter. A sorted vector takes the least memory for the few that a device has, and moves a few
     /// kilobytes at `Limits::max_subscriptions`.
-    subscriptions: Vec<(Box<str>, Subscription)>,
-    inbound: Received,
-    outbound: Outbound,
+    pub(crate) subscriptions: Vec<(Box<str>, Subscription)>,
+    pub(crate) inbound: Received,
+    pub(crate) outbound: Outbound,
     /// What becomes of the session when the connection ends.
-    expiry: Expiry,
+    pub(crate) expiry: Expiry,
+    /// What a store has not been told yet.
+    pub(crate) changes: Changes,
     link: Option<Link>,
 }
 
@@ -81,6 +84,7 @@ impl Session {
             inbound: Received::default(),
             outbound: Outbound::default(),
             expiry: Expiry::Now,
+            changes: Changes::default(),
             link: None,
         }
     }
@@ -144,8 +148,9 @@ impl Session {
         }
         self.expiry = connect::requested_expiry(connect, &self.limits);
         let link = self.link.insert(Link::new(connect, &self.limits, now));
+        record_connected(&mut self.changes, &self.client_id, &self.limits, self.expiry, welcome.state, link);
         connect::accept(connect, welcome, link, &self.limits, out);
-        self.outbound.connect(link, now, out);
+        self.outbound.connect(link, now, out, &mut self.changes);
     }
 
     /// Takes one packet of the client, and appends the answers that need nobody else.
@@ -167,19 +172,19 @@ impl Session {
                 return Ok(self.handle_publish(publish, out)?.map_or(Input::Handled, Input::Publish));
             }
             Packet::PubAck(ack) => {
-                self.outbound.handle_puback(ack.packet_id);
-                self.outbound.resume(link, now, out);
+                self.outbound.handle_puback(ack.packet_id, &mut self.changes);
+                self.outbound.resume(link, now, out, &mut self.changes);
             }
             Packet::PubRec(ack) => {
-                self.outbound.handle_pubrec(ack.packet_id, ack.reason, link, out);
-                self.outbound.resume(link, now, out);
+                self.outbound.handle_pubrec(ack.packet_id, ack.reason, link, out, &mut self.changes);
+                self.outbound.resume(link, now, out, &mut self.changes);
             }
             Packet::PubComp(ack) => {
-                self.outbound.handle_pubcomp(ack.packet_id);
-                self.outbound.resume(link, now, out);
+                self.outbound.handle_pubcomp(ack.packet_id, &mut self.changes);
+                self.outbound.resume(link, now, out, &mut self.changes);
             }
             Packet::PubRel(release) => {
-                let is_known = self.inbound.release(release.packet_id);
+                let is_known = self.inbound.release(release.packet_id, &mut self.changes);
                 let reason =
                     if is_known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
                 link.acknowledge(PacketType::PubComp, release.packet_id, reason, out); // [MQTT5-4.3.3-11]
@@ -211,9 +216,8 @@ impl Session {
     /// in 5.0 its identifier is free again [MQTT5-4.3.3-9].
     pub fn acknowledge(&mut self, token: Token, reason: ReasonCode, out: &mut Vec<u8>) -> bool {
         let can_refuse = self.version().is_none_or(|version| version == Version::V5);
-        let Some(answer) = self.inbound.settle(token, !(can_refuse && reason.is_error())) else {
-            return false;
-        };
+        let accepted = !(can_refuse && reason.is_error());
+        let Some(answer) = self.inbound.settle(token, accepted, &mut self.changes) else { return false };
         if let Some(link) = &self.link {
             match answer {
                 Answer::PubAck(packet_id) => link.acknowledge(PacketType::PubAck, packet_id, reason, out),
@@ -227,7 +231,7 @@ impl Session {
     /// Gives up a message that was lost on its way: it is never acknowledged, and its repeat counts as new. Close the
     /// connection afterwards, because only a new one makes a 5.0 client repeat [MQTT5-4.4.0-1].
     pub fn forget(&mut self, token: Token) {
-        self.inbound.forget(token);
+        self.inbound.forget(token, &mut self.changes);
     }
 
     /// Tells whether a 3.x client has as many messages with the broker as it may: handle no further packet before the
@@ -261,6 +265,7 @@ impl Session {
                 options: SubscribeOptions { qos: granted, ..requested.options },
                 identifier: request.subscription_identifier,
             };
+            self.changes.record(|| Change::Subscribed { filter: requested.filter.into(), subscription });
             match self.position(requested.filter) {
                 Ok(index) => self.subscriptions[index].1 = subscription,
                 Err(index) => self.subscriptions.insert(index, (requested.filter.into(), subscription)),
@@ -280,7 +285,8 @@ impl Session {
     pub fn unsubscribed(&mut self, request: &Unsubscribe<'_>, out: &mut Vec<u8>) {
         let reasons = request.filters.iter().map(|filter| match self.position(filter) {
             Ok(index) => {
-                self.subscriptions.remove(index);
+                let (filter, _) = self.subscriptions.remove(index);
+                self.changes.record(|| Change::Unsubscribed { filter });
                 ReasonCode::Success
             }
             Err(_) => ReasonCode::NoSubscriptionExisted,
@@ -291,7 +297,34 @@ impl Session {
 
     /// Sends a message to the client now, later or never.
     pub fn deliver(&mut self, delivery: Delivery, now: Instant, out: &mut Vec<u8>) -> Delivered {
-        self.outbound.deliver(delivery, self.link.as_ref(), &self.limits, now, out)
+        self.take(Pending { number: None, delivery }, now, out)
+    }
+
+    /// Does as [`deliver`](Self::deliver) with a message that the store knows as [`Change::Posted`] by that number.
+    pub fn deliver_posted(
+        &mut self,
+        number: DeliveryNumber,
+        delivery: Delivery,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Delivered {
+        self.take(Pending { number: Some(number), delivery }, now, out)
+    }
+
+    fn take(&mut self, pending: Pending, now: Instant, out: &mut Vec<u8>) -> Delivered {
+        self.outbound.deliver(pending, self.link.as_mut(), &self.limits, now, out, &mut self.changes)
+    }
+
+    /// Tells whether the session records its changes: `Limits::record_changes` is set, and it outlives its connection
+    /// or did so before.
+    pub fn is_kept(&self) -> bool {
+        self.changes.is_on()
+    }
+
+    /// Moves the changes since the last call to the end of `changes`. Due after every turn of a session that
+    /// [is kept](Self::is_kept), connected or not: what stands in the output may be sent when they are safe.
+    pub fn take_changes(&mut self, changes: &mut Vec<Change>) {
+        self.changes.take(changes);
     }
 
     /// Says whether the socket takes no more. Until that is taken back QoS 1 and 2 messages are queued, QoS 0
@@ -305,8 +338,8 @@ impl Session {
 
     /// Sends what is queued, as far as the window and the socket have room.
     pub fn resume_sending(&mut self, now: Instant, out: &mut Vec<u8>) {
-        if let Some(link) = &self.link {
-            self.outbound.resume(link, now, out);
+        if let Some(link) = &mut self.link {
+            self.outbound.resume(link, now, out, &mut self.changes);
         }
     }
 
@@ -351,6 +384,8 @@ impl Session {
             Ended::ByServer(reason) => link.disconnect(reason, None, out),
         }
         let will = link.will.take().and_then(|will| farewell::due(*will, cause, self.expiry));
+        let expiry = self.expiry;
+        self.changes.record(|| Change::Disconnected { expiry, will: will.clone().map(Box::new) });
         Farewell { will, session_expiry: self.expiry }
     }
 
@@ -359,6 +394,7 @@ impl Session {
         self.subscriptions.shrink_to_fit();
         self.inbound.shrink();
         self.outbound.shrink();
+        self.changes.shrink();
     }
 
     /// Returns what is new to the broker.
@@ -367,7 +403,7 @@ impl Session {
         mut publish: Publish<'s>,
         out: &mut Vec<u8>,
     ) -> Result<Option<Inbound<'s>>, Violation> {
-        let Self { limits, inbound, link, .. } = self;
+        let Self { limits, inbound, link, changes, .. } = self;
         let Some(link) = link else { return Err(Violation::BeforeConnect(PacketType::Publish)) };
         check_publish(&publish, limits)?;
         let window = link.window(limits);
@@ -384,7 +420,7 @@ impl Session {
             .map_err(|_| Violation::TopicNameInvalid)?;
         let token = match publish.packet_id {
             None => None,
-            Some(packet_id) => match inbound.publish(publish.qos, publish.dup, packet_id, window)? {
+            Some(packet_id) => match inbound.publish(publish.qos, publish.dup, packet_id, window, changes)? {
                 Arrival::New(token) => Some(token),
                 Arrival::StillWithBroker => return Ok(None),
                 Arrival::AlreadyReceived => {
@@ -423,6 +459,23 @@ impl Session {
             link.answer(packet, out);
         }
     }
+}
+
+/// Records that a conversation begins, if the session is kept from now on or has been.
+fn record_connected(
+    changes: &mut Changes,
+    client_id: &str,
+    limits: &Limits,
+    expiry: Expiry,
+    state: SessionState,
+    link: &Link,
+) {
+    if state == SessionState::New {
+        changes.record(|| Change::Ended);
+        changes.turn(limits.record_changes && expiry != Expiry::Now);
+        changes.record(|| Change::Began { client_id: client_id.into() });
+    }
+    changes.record(|| Change::Connected { expiry, will: link.will.clone() });
 }
 
 /// What a PUBLISH must not carry, wherever it goes.

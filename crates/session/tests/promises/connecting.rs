@@ -217,3 +217,24 @@ fn a_packet_before_connect_is_a_violation_and_no_panic() {
     assert!(out.is_empty());
     assert_eq!(Message::new("a", b"", Q0, false).size(), size_of::<Message>() + 1);
 }
+
+#[test]
+fn mqtt5_3_2_2_21_a_server_keep_alive_is_told_to_everybody_and_holds() {
+    let limits = || Limits {
+        server_keep_alive: NonZeroU16::new(60),
+        max_keep_alive: NonZeroU16::new(30),
+        ..Limits::default()
+    };
+    for asked in [0, 10, 60, 120] {
+        let mut connect = resumable(Version::V5);
+        connect.keep_alive = asked;
+        let (_, properties) = connack(&connect, NEW, limits());
+        assert_eq!(properties.server_keep_alive, Some(60));
+        let harness = Harness::with(&connect, limits());
+        assert_eq!(harness.session.deadline(), Some(harness.now + Duration::from_secs(90)));
+    }
+    let mut connect = resumable(Version::V3_1_1);
+    connect.keep_alive = 10;
+    let harness = Harness::with(&connect, limits());
+    assert_eq!(harness.session.deadline(), Some(harness.now + Duration::from_secs(15)), "nothing told it");
+}

@@ -5,6 +5,7 @@
 mod connecting;
 mod ending;
 mod harness;
+mod keeping;
 mod random;
 mod receiving;
 mod resuming;

@@ -6,9 +6,13 @@ use std::num::NonZeroU16;
 
 use proptest::prelude::*;
 use tidegate_codec::{Packet, PacketId, PubAck, Publish, QoS, ReasonCode, Version};
-use tidegate_session::{Delivered, Ended, Input, Limits, Message, QueuePolicy, SessionState, Token};
+use tidegate_session::{
+    Change, Delivered, Delivery, DeliveryNumber, Ended, Identifiers, Input, Limits, Message, QueuePolicy,
+    SessionState, Token,
+};
 
 use crate::harness::{Harness, Q0, Q1, Q2, VERSIONS, id, resumable};
+use crate::keeping::Kept;
 
 /// Messages of the client that the server lets wait.
 const RECEIVE_MAXIMUM: u16 = 3;
@@ -35,6 +39,12 @@ enum Step {
     Connect { receive_maximum: u16 },
     /// The socket takes no more, or takes more again.
     Congest(bool),
+    /// Somebody else leaves a message for the client.
+    Post(QoS),
+    /// The session takes what was left for it.
+    TakePosted,
+    /// The server is killed and starts again.
+    Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -50,6 +60,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Cut),
         4 => (1..=5_u16).prop_map(|receive_maximum| Step::Connect { receive_maximum }),
         1 => any::<bool>().prop_map(Step::Congest),
+        3 => prop_oneof![Just(Q1), Just(Q2)].prop_map(Step::Post),
+        3 => Just(Step::TakePosted),
+        1 => Just(Step::Restart),
     ]
 }
 
@@ -74,6 +87,11 @@ struct Outgoing {
 
 struct World {
     harness: Harness,
+    limits: Limits,
+    /// What is on disk.
+    kept: Kept,
+    /// What was left for the session.
+    mailbox: VecDeque<(DeliveryNumber, Delivery, u32)>,
     version: Version,
     to_server: VecDeque<ToServer>,
     to_client: VecDeque<Packet<'static>>,
@@ -90,6 +108,7 @@ struct World {
     unsettled: Vec<(Token, QoS, u32)>,
     accepted: BTreeSet<u32>,
     refused: BTreeSet<u32>,
+    settled: BTreeSet<u32>,
     published: Vec<u32>,
     /// Serials that the session took on, for QoS 1 and 2.
     delivered: [Vec<u32>; 2],
@@ -109,10 +128,14 @@ impl World {
             max_inflight_out: NonZeroU16::new(MAX_INFLIGHT_OUT).unwrap(),
             max_queued_messages,
             queue_policy: QueuePolicy::DropNewest,
+            record_changes: true,
             ..Limits::default()
         };
         let mut world = Self {
-            harness: Harness::offline(limits),
+            harness: Harness::offline(limits.clone()),
+            limits,
+            kept: Kept::new(),
+            mailbox: VecDeque::new(),
             version,
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
@@ -124,6 +147,7 @@ impl World {
             unsettled: Vec::new(),
             accepted: BTreeSet::new(),
             refused: BTreeSet::new(),
+            settled: BTreeSet::new(),
             published: Vec::new(),
             delivered: Default::default(),
             window: 0,
@@ -159,6 +183,9 @@ impl World {
             }
             Step::Settle { .. } | Step::Lose { .. } | Step::Connect { .. } => {}
             Step::Congest(is_congested) => self.congest(*is_congested),
+            Step::Post(qos) => self.post(*qos),
+            Step::TakePosted => self.take_posted(),
+            Step::Restart => self.restart(),
         }
         self.observe();
     }
@@ -170,6 +197,47 @@ impl World {
         if qos != Q0 && !matches!(outcome, Delivered::Dropped(_)) {
             self.delivered[lane(qos)].push(self.serial);
         }
+    }
+
+    fn post(&mut self, qos: QoS) {
+        self.serial += 1;
+        let number = DeliveryNumber::posted(self.serial.into());
+        let message = Message::new("a", &self.serial.to_be_bytes(), qos, false).into();
+        let delivery =
+            Delivery { message, qos: Q2, retain: false, subscription_identifiers: Identifiers::None };
+        self.kept.apply([Change::Posted { number, delivery: delivery.clone() }]);
+        self.mailbox.push_back((number, delivery, self.serial));
+    }
+
+    fn take_posted(&mut self) {
+        for (number, delivery, serial) in std::mem::take(&mut self.mailbox) {
+            let qos = delivery.message.qos();
+            let (session, now, out) = self.harness.parts();
+            if !matches!(session.deliver_posted(number, delivery, now, out), Delivered::Dropped(_)) {
+                self.delivered[lane(qos)].push(serial);
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        self.observe();
+        self.unsettled.clear();
+        self.to_server.clear();
+        self.to_client.clear();
+        for (_, delivery, serial) in std::mem::take(&mut self.mailbox) {
+            self.delivered[lane(delivery.message.qos())].push(serial);
+        }
+        // A QoS 2 message that the broker had not settled comes again and is a new one.
+        for message in self.outgoing.iter().filter(|message| message.qos == Q2 && !message.is_released) {
+            if !self.settled.contains(&message.serial) {
+                self.accepted.remove(&message.serial);
+            }
+        }
+        let (session, _) = self.kept.restore(self.limits.clone());
+        let before = &self.harness.session;
+        assert_eq!(session.in_flight(), before.in_flight());
+        assert!(session.queued() >= before.queued() && !session.is_connected());
+        self.harness.session = session;
     }
 
     fn publish(&mut self, qos: QoS) {
@@ -201,6 +269,8 @@ impl World {
         if reason.is_error() {
             self.accepted.remove(&serial);
             self.refused.insert(serial);
+        } else {
+            self.settled.insert(serial);
         }
     }
 
@@ -344,8 +414,10 @@ impl World {
         session.resume_sending(now, out);
     }
 
-    /// Looks at what the server wrote.
+    /// Looks at what the server wrote, after what it had to say to the store before.
     fn observe(&mut self) {
+        let changes = self.harness.changes();
+        self.kept.apply(changes);
         for packet in self.harness.packets() {
             if let Packet::Publish(publish) = &packet
                 && let Some(packet_id) = publish.packet_id
@@ -363,6 +435,8 @@ impl World {
 
     /// Lets everything come to its end.
     fn settle_down(&mut self) {
+        self.take_posted();
+        self.observe();
         if !self.is_connected() {
             self.connect(SessionState::Resumed, 3);
         }

@@ -8,7 +8,8 @@ use tidegate_codec::{
     Version,
 };
 use tidegate_session::{
-    Delivered, Delivery, DropReason, Dropped, Ended, Identifiers, Limits, Message, QueuePolicy, Violation,
+    Delivered, Delivery, DropReason, Dropped, Ended, Identifiers, Limits, Message, QueuePolicy, SessionState,
+    Violation,
 };
 
 use crate::harness::{Harness, Q0, Q1, Q2, VERSIONS, id, publish, resumable, small_window};
@@ -328,7 +329,7 @@ fn mqtt5_3_3_2_6_the_expiry_interval_is_what_is_left() {
         let message = expiring("a", Q1, 10, &harness);
         harness.deliver_message(message);
         harness.wait(Duration::from_millis(waited));
-        harness.connect(&resumable(Version::V5), tidegate_session::SessionState::Resumed);
+        harness.connect(&resumable(Version::V5), SessionState::Resumed);
         let Packet::Publish(publish) = harness.packets().remove(1) else { panic!("a PUBLISH") };
         assert_eq!(publish.properties.message_expiry_interval, Some(left), "after {waited} ms");
     }
@@ -386,15 +387,77 @@ fn attack_88_mqtt5_3_3_4_4_subscription_identifiers_are_sent_once_each() {
 }
 
 #[test]
-fn attack_90_mqtt5_3_1_2_27_no_topic_alias_is_sent() {
+fn attack_90_mqtt5_3_1_2_27_no_topic_alias_is_sent_to_a_client_that_takes_none() {
     let mut harness = Harness::connected(Version::V5);
     for _ in 0..3 {
         harness.deliver("a", Q0);
     }
-    for packet in harness.packets() {
-        let Packet::Publish(publish) = packet else { panic!("a PUBLISH") };
-        assert_eq!((publish.topic, publish.properties.topic_alias), ("a", None));
+    assert_eq!(topics(&mut harness), [("a", 0), ("a", 0), ("a", 0)]);
+}
+
+fn with_aliases(maximum: u16, limits: Limits) -> Harness {
+    let mut connect = resumable(Version::V5);
+    connect.properties.topic_alias_maximum = Some(maximum);
+    Harness::with(&connect, limits)
+}
+
+/// Topics and aliases, 0 for none, as they were sent.
+fn topics(harness: &mut Harness) -> Vec<(&'static str, u16)> {
+    let sent = harness.packets().into_iter().filter_map(|packet| match packet {
+        Packet::Publish(publish) => {
+            Some((publish.topic, publish.properties.topic_alias.map_or(0, NonZeroU16::get)))
+        }
+        _ => None,
+    });
+    sent.collect()
+}
+
+#[test]
+fn mqtt5_3_1_2_26_aliases_stand_for_topics_that_the_client_was_told_up_to_its_maximum() {
+    let mut harness = with_aliases(2, Limits::default());
+    for (topic, qos) in [("a", Q0), ("a", Q1), ("b", Q2), ("c", Q0), ("b", Q0), ("a", Q2), ("c", Q0)] {
+        harness.deliver(topic, qos);
     }
+    let expected = [("a", 1), ("", 1), ("b", 2), ("c", 0), ("", 2), ("", 1), ("c", 0)];
+    assert_eq!(topics(&mut harness), expected);
+    let mut harness = with_aliases(9, Limits { max_aliases_out: 0, ..Limits::default() });
+    harness.deliver("a", Q0);
+    assert_eq!(topics(&mut harness), [("a", 0)]);
+}
+
+#[test]
+fn mqtt5_3_3_2_7_a_repeat_uses_no_alias_and_a_new_connection_none_of_the_last() {
+    let mut harness = with_aliases(9, Limits::default());
+    harness.deliver("a", Q1);
+    harness.deliver("a", Q1);
+    harness.end(Ended::ConnectionLost);
+    harness.deliver("a", Q1);
+    harness.packets();
+    let mut connect = resumable(Version::V5);
+    connect.properties.topic_alias_maximum = Some(9);
+    harness.connect(&connect, SessionState::Resumed);
+    assert_eq!(topics(&mut harness), [("a", 0), ("a", 0), ("a", 1)]);
+}
+
+#[test]
+fn the_memory_behind_the_server_s_aliases_is_bounded() {
+    let mut harness = with_aliases(9, Limits { max_alias_bytes: 4, ..Limits::default() });
+    for topic in ["abc", "de", "f", "abc", "de", "f"] {
+        harness.deliver(topic, Q0);
+    }
+    assert_eq!(topics(&mut harness), [("abc", 1), ("de", 0), ("f", 2), ("", 1), ("de", 0), ("", 2)]);
+}
+
+#[test]
+fn mqtt5_3_1_2_25_an_alias_never_makes_a_message_too_large() {
+    let mut connect = resumable(Version::V5);
+    connect.properties.topic_alias_maximum = Some(9);
+    // What the PUBLISH needs without alias: header, topic, no properties, payload.
+    connect.properties.maximum_packet_size = NonZeroU32::new(2 + 12 + 1 + 1);
+    let mut harness = Harness::with(&connect, Limits { topic_alias_maximum: 0, ..Limits::default() });
+    harness.deliver("0123456789", Q0);
+    harness.deliver("0123456789", Q0);
+    assert_eq!(topics(&mut harness), [("0123456789", 0); 2]);
 }
 
 #[test]
