@@ -423,6 +423,9 @@ mod tests {
             let answered = f.answer(follower, OUT_OF_ORDER_SEQUENCE);
             assert!(matches!(answered, Answered::Kept(ErrorClass::RetryInPlace)));
         }
+        f.now += Duration::from_secs(2);
+        assert!(f.next().is_none(), "not before the recovery");
+        f.now -= Duration::from_secs(2);
         let recovery = f.partition.queue.lock().recover().unwrap();
         assert!(!recovery.wants_identity);
         assert!(f.next().is_none(), "the backoff");

@@ -235,3 +235,17 @@ async fn records_flow_without_a_flush_when_their_batch_is_full() {
     }
     told.wait(30, &producer).await;
 }
+
+#[tokio::test]
+async fn a_publisher_faster_than_kafka_is_held_back_and_goes_on() {
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    kafka.create_topic("t", 4).unwrap();
+    let producer = start(Config { budget_bytes: 2 << 20, ..config(&kafka.bootstrap()) });
+    let mut stream = Stream::new("t");
+    (stream.keys, stream.padding) = (100, 1000);
+    stream.offer(&producer, 10_000).await;
+    stream.settled(&producer).await;
+    let status = producer.status();
+    assert!(status.records.refused > 0);
+    assert_eq!((stream.check(&kafka), status.held_bytes), (0, 0));
+}

@@ -88,8 +88,11 @@ impl MemoryBudget {
             return Poll::Ready(());
         }
         let mut waiters = self.waiters.lock();
-        if waiters.queued.insert(address(cx.waker())) {
-            waiters.queue.push_back(cx.waker().clone());
+        // The address is the clone's, which is the one that is taken out again: an original may have another, if only
+        // because the compiler made its vtable twice.
+        let waker = cx.waker().clone();
+        if waiters.queued.insert(address(&waker)) {
+            waiters.queue.push_back(waker);
         }
         self.waiting.store(waiters.queue.len(), Ordering::SeqCst);
         // Room may have come between the look and the queueing, and its giver may have seen nobody waiting. Whoever is
@@ -168,6 +171,20 @@ mod tests {
         assert_eq!(*woken.lock(), (0..11).collect::<Vec<_>>());
         budget.give_back(820 * 1024);
         assert_eq!(*woken.lock(), (0..60).collect::<Vec<_>>(), "each once although it polled twice");
+    }
+
+    #[test]
+    fn whoever_waits_again_is_woken_again() {
+        let budget = MemoryBudget::new(1000);
+        let woken = Arc::new(Mutex::new(Vec::new()));
+        let waker = Waker::from(Arc::new(Named(0, Arc::clone(&woken))));
+        for round in 1..4 {
+            assert!(budget.try_take(1000));
+            assert!(budget.poll_room(&mut Context::from_waker(&waker)).is_pending());
+            budget.give_back(1000);
+            assert_eq!(woken.lock().len(), round);
+        }
+        assert_eq!(budget.waiters.lock().queued.len(), 0, "nobody is left behind as queued");
     }
 
     #[test]
