@@ -60,8 +60,8 @@ enum Learned {
     All,
     /// Some are not known yet.
     Some,
-    /// Some are known, and have partitions that nobody leads.
-    Leaderless,
+    /// Some that were known are gone, or have partitions that nobody leads.
+    Unserved,
 }
 
 pub(crate) struct ControlTask {
@@ -141,7 +141,7 @@ impl ControlTask {
         } else {
             let again = Instant::now() + self.backoff.failed();
             self.unsettled_at = Some(again);
-            if learned == Learned::Leaderless {
+            if learned == Learned::Unserved {
                 self.stale_at = again;
             }
         }
@@ -233,7 +233,7 @@ impl ControlTask {
                 0 => self.set_leaders(topic, found),
                 UNKNOWN_TOPIC_OR_PARTITION => {
                     missing.push(Arc::clone(topic));
-                    Learned::Some
+                    if topic.is_settled() { Learned::Unserved } else { Learned::Some }
                 }
                 INVALID_TOPIC => {
                     self.refuse(topic);
@@ -288,7 +288,7 @@ impl ControlTask {
         }
         if leaderless > 0 {
             self.shared.meter.problem(part, &format!("{leaderless} of {count} partitions have no leader"));
-            return Learned::Leaderless;
+            return Learned::Unserved;
         }
         self.shared.meter.solved(&part);
         Learned::All

@@ -411,6 +411,8 @@ impl LaneTask {
         if self.settling.records == 0 {
             return;
         }
+        // Publishers interleave in a batch; each is told once, of all that is theirs, in its order.
+        self.settling.acks.sort_by_key(Ack::target_id);
         settle_all(self.settling.acks.drain(..), Outcome::Delivered);
         self.shared.meter.records.settled(Outcome::Delivered, self.settling.records as u64);
         self.shared.budget.give_back(self.settling.bytes);

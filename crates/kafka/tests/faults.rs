@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use support::{Stream, Told, check_counts, config, start, until};
 use tidegate_kafka::{Config, ErrorClass, Producer, State, classify};
 use tidegate_minikafka::{ApiKey, Effect, ErrorCode, MiniKafka, On};
-use tidegate_sink::{Feed, Offer, Outcome, Record, Rejection};
+use tidegate_sink::{Ack, Feed, Offer, Outcome, Record, Rejection, Settle, Settled};
 use tokio::time::Instant;
 
 /// A server with one topic, a producer with small batches so that many are in flight, and a stream of records.
@@ -230,6 +231,50 @@ async fn a_partition_without_leader_holds_up_no_other() {
     kafka.faults().move_leader("t", 0, 1).unwrap();
     stream.settled(&producer).await;
     assert_eq!(stream.check(&kafka), 0);
+}
+
+#[tokio::test]
+async fn a_topic_that_is_gone_for_a_while_keeps_its_records() {
+    let (kafka, producer, mut stream) = setup(1, 2).await;
+    stream.offer(&producer, 50).await;
+    stream.settled(&producer).await;
+    kafka.faults().hide_topic("t");
+    stream.offer(&producer, 50).await;
+    until("the state says so", || {
+        producer.status().problems.contains(&("topic t".to_owned(), "it does not exist".to_owned()))
+    })
+    .await;
+    assert_eq!(stream.told.count(), 50);
+    kafka.faults().restore_topic("t");
+    stream.settled(&producer).await;
+    until("all is well", || producer.status().state == State::Up).await;
+    assert_eq!(stream.check(&kafka), 0);
+}
+
+#[tokio::test]
+async fn publishers_that_interleave_in_a_batch_are_each_told_once_and_in_order() {
+    #[derive(Default)]
+    struct Calls(Mutex<Vec<Vec<u64>>>);
+    impl Settle for Calls {
+        fn settle(&self, settled: &[Settled]) {
+            self.0.lock().push(settled.iter().map(|one| one.token).collect());
+        }
+    }
+    let (kafka, producer, mut stream) = setup(1, 1).await;
+    stream.offer(&producer, 1).await;
+    stream.settled(&producer).await;
+    let held = kafka.faults().inject(On::api(ApiKey::Produce), Effect::Hold);
+    stream.offer(&producer, 1).await;
+    held.wait_fired(1).await;
+    let publishers: Vec<Arc<Calls>> = (0..3).map(|_| Arc::default()).collect();
+    for token in 0..9 {
+        let target: Arc<dyn Settle> = Arc::<Calls>::clone(&publishers[token as usize % 3]);
+        assert!(matches!(producer.offer(&Record::new("t"), Some(Ack::new(target, token))), Offer::Taken));
+    }
+    held.release();
+    until("all are told", || publishers.iter().all(|p| !p.0.lock().is_empty())).await;
+    let calls: Vec<_> = publishers.iter().map(|p| p.0.lock().clone()).collect();
+    assert_eq!(calls, [vec![vec![0, 3, 6]], vec![vec![1, 4, 7]], vec![vec![2, 5, 8]]]);
 }
 
 #[tokio::test]
