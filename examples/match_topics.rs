@@ -15,7 +15,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
 
     let mut retained = RetainedTree::new();
-    for (topic, value) in [("sensors/room1/temperature", 21), ("sensors/room2/temperature", 19), ("alarms/fire", 0)] {
+    for (topic, value) in
+        [("sensors/room1/temperature", 21), ("sensors/room2/temperature", 19), ("alarms/fire", 0)]
+    {
         retained.insert(TopicName::parse(topic)?, value);
     }
     let _: ControlFlow<()> = retained.for_each_match(TopicFilter::parse("sensors/#")?, |topic, value| {

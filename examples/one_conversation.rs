@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_codec::{
-    Connect, ConnectProperties, Decoded, Decoder, Limits as DecoderLimits, Packet, PacketId, Publish, QoS, ReasonCode, Version,
+    Connect, ConnectProperties, Decoded, Decoder, Limits as DecoderLimits, Packet, PacketId, Publish, QoS,
+    ReasonCode, Version,
 };
 use tidegate_session::{Input, Limits, Session, SessionState, Welcome, check_connect};
 
@@ -27,7 +28,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     check_connect(&connect, &limits)?;
     let mut to_client = Vec::new();
     let mut session = Session::new(connect.client_id, Arc::clone(&limits));
-    session.connect(&connect, Welcome { state: SessionState::New, assigned_client_id: None }, now, &mut to_client);
+    session.connect(
+        &connect,
+        Welcome { state: SessionState::New, assigned_client_id: None },
+        now,
+        &mut to_client,
+    );
 
     let publish = Publish {
         qos: QoS::AtLeastOnce,

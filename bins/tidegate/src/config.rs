@@ -5,7 +5,7 @@ mod units;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
@@ -93,7 +93,8 @@ impl Default for HttpSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct MqttSettings {
-    pub(crate) max_connections: usize,
+    /// Without it, as many as the limit of open files allows.
+    pub(crate) max_connections: Option<usize>,
     pub(crate) connect_timeout: Period,
     pub(crate) max_packet_size: Size,
     /// QoS 1 and 2 messages of one client that may wait for their acknowledgement.
@@ -113,7 +114,7 @@ pub(crate) struct MqttSettings {
 impl Default for MqttSettings {
     fn default() -> Self {
         Self {
-            max_connections: 1_000_000,
+            max_connections: None,
             connect_timeout: Period::seconds(10),
             max_packet_size: Size::mebibytes(1),
             receive_maximum: NonZeroU16::new(128).expect("128 is not 0"),
@@ -165,7 +166,7 @@ impl Default for KafkaSettings {
 pub(crate) struct EmbeddedLogSettings {
     pub(crate) bind: SocketAddr,
     pub(crate) directory: PathBuf,
-    pub(crate) partitions: NonZeroU32,
+    pub(crate) partitions: NonZeroU16,
 }
 
 impl Default for EmbeddedLogSettings {
@@ -173,7 +174,7 @@ impl Default for EmbeddedLogSettings {
         Self {
             bind: (Ipv4Addr::LOCALHOST, 9092).into(),
             directory: "tidegate-data/log".into(),
-            partitions: NonZeroU32::new(4).expect("4 is not 0"),
+            partitions: NonZeroU16::new(4).expect("4 is not 0"),
         }
     }
 }
@@ -233,7 +234,7 @@ pub(crate) struct LogSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text }
+        Self { level: "info,tidegate_minikafka=error".to_owned(), format: LogFormat::Text }
     }
 }
 
@@ -317,9 +318,12 @@ impl Settings {
 
     /// The name of the Kafka that an output means.
     pub(crate) fn kafka_of<'a>(&'a self, output: &'a OutputSettings) -> Result<&'a str, String> {
-        let known = || match self.kafka.is_empty() {
-            true => vec![EMBEDDED],
-            false => self.kafka.keys().map(String::as_str).collect(),
+        let known = || -> Vec<&str> {
+            if self.kafka.is_empty() {
+                vec![EMBEDDED]
+            } else {
+                self.kafka.keys().map(String::as_str).collect()
+            }
         };
         match &output.kafka {
             Some(name) if known().contains(&name.as_str()) => Ok(name),
@@ -335,6 +339,7 @@ impl Settings {
 }
 
 #[cfg(test)]
+#[expect(clippy::result_large_err, reason = "figment's jail wants its own error")]
 mod tests {
     use figment::Jail;
 

@@ -53,18 +53,19 @@ enum Failure {
 }
 
 impl Failure {
-    fn usage(error: impl ToString) -> Self {
+    fn usage(error: &impl ToString) -> Self {
         Self::Usage(error.to_string())
     }
 
-    fn runtime(error: impl ToString) -> Self {
+    fn runtime(error: &impl ToString) -> Self {
         Self::Runtime(error.to_string())
     }
 }
 
 /// Reads the configuration and compiles the rules: all that can be known to be wrong before a port is opened.
 fn prepare(args: &cli::ConfigArgs) -> Result<(Settings, CompiledRules), Failure> {
-    let settings = Settings::load(args.config.as_deref(), &args.kafka).map_err(Failure::usage)?;
+    let settings =
+        Settings::load(args.config.as_deref(), &args.kafka).map_err(|errors| Failure::usage(&errors))?;
     let rules = CompiledRules::compile(&settings).map_err(Failure::Usage)?;
     Ok((settings, rules))
 }

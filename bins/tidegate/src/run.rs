@@ -22,12 +22,12 @@ use crate::{Failure, http, logging, prepare, print_line, sinks};
 pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
     let (settings, rules) = prepare(args)?;
     logging::install(&settings.log).map_err(Failure::Usage)?;
-    raise_open_files_limit(&settings);
-    let runtime = Runtime::new().map_err(Failure::runtime)?;
-    runtime.block_on(serve(settings, rules)).map_err(Failure::Runtime)
+    let max_connections = connections_allowed(&settings);
+    let runtime = Runtime::new().map_err(|error| Failure::runtime(&error))?;
+    runtime.block_on(serve(settings, rules, max_connections)).map_err(Failure::Runtime)
 }
 
-async fn serve(settings: Settings, rules: CompiledRules) -> Result<(), String> {
+async fn serve(settings: Settings, rules: CompiledRules, max_connections: usize) -> Result<(), String> {
     let mut signals =
         Signals::install().map_err(|error| format!("error: cannot wait for signals: {error}"))?;
     // Every port first, so that a taken one is told before anything else begins.
@@ -44,9 +44,10 @@ async fn serve(settings: Settings, rules: CompiledRules) -> Result<(), String> {
         listeners.push(bound);
     }
     let http_listener = http::bind(settings.http.bind).await?;
-    let embedded = match settings.kafka.is_empty() {
-        true => Some(start_embedded_log(&settings.embedded_log).await?),
-        false => None,
+    let embedded = if settings.kafka.is_empty() {
+        Some(start_embedded_log(&settings.embedded_log).await?)
+    } else {
+        None
     };
 
     let registry = Registry::new();
@@ -58,7 +59,7 @@ async fn serve(settings: Settings, rules: CompiledRules) -> Result<(), String> {
 
     announce(&settings, &rules, &listeners, embedded.as_ref());
     let bindings = rules.bind(|name| Arc::clone(&producers[name]) as Arc<dyn Feed>);
-    let broker = Broker::start(sinks::broker_config(&settings), bindings, metrics)
+    let broker = Broker::start(sinks::broker_config(&settings, max_connections), bindings, metrics)
         .map_err(|error| format!("error: rules: {error}"))?;
     tokio::spawn(http::serve(http_listener, registry));
     for listener in listeners {
@@ -92,7 +93,7 @@ async fn start_embedded_log(settings: &EmbeddedLogSettings) -> Result<MiniKafka,
     let started = MiniKafka::builder()
         .bind(settings.bind.to_string())
         .data_dir(&settings.directory)
-        .partitions(settings.partitions.get() as i32)
+        .partitions(settings.partitions.get().into())
         .start()
         .await;
     started.map_err(|error| match error {
@@ -125,7 +126,7 @@ fn announce(settings: &Settings, rules: &CompiledRules, listeners: &[Tcp], embed
     }
     match embedded {
         Some(log) => print_line(&format!(
-            "  kafka  {}  embedded log in {}: a single copy, for trying out",
+            "  kafka  {}  embedded log in {}: A SINGLE COPY, for trying out",
             log.bootstrap(),
             settings.embedded_log.directory.display()
         )),
@@ -180,17 +181,20 @@ impl Signals {
     }
 }
 
-/// Takes all file descriptors that we may have, and says when they are fewer than the connections that we promise.
-fn raise_open_files_limit(settings: &Settings) {
+/// Takes all file descriptors that we may have, and returns how many connections that allows: what is configured, with a
+/// warning where it is too much, and otherwise all but a reserve.
+fn connections_allowed(settings: &Settings) -> usize {
     /// Descriptors for other things than connections: log, Kafka, HTTP.
     const RESERVED: u64 = 64;
-    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(0);
-    let wanted = settings.mqtt.max_connections as u64;
-    if limit < wanted.saturating_add(RESERVED) {
-        tracing::info!(
-            limit,
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
+    let allowed = usize::try_from(limit.saturating_sub(RESERVED)).unwrap_or(usize::MAX);
+    let Some(wanted) = settings.mqtt.max_connections else { return allowed };
+    if wanted > allowed {
+        tracing::warn!(
+            open_files = limit,
             mqtt.max_connections = wanted,
-            "the limit of open files is below max_connections: connections beyond it will be refused"
+            "more connections are configured than the limit of open files allows: raise it (`ulimit -Hn`, LimitNOFILE=)"
         );
     }
+    wanted
 }

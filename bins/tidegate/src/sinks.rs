@@ -12,7 +12,7 @@ use tidegate_session::Limits;
 use crate::config::{KafkaSettings, Settings};
 
 /// The broker's part of the settings.
-pub(crate) fn broker_config(settings: &Settings) -> Config {
+pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Config {
     let mqtt = &settings.mqtt;
     let limits = Limits {
         receive_maximum: mqtt.receive_maximum,
@@ -28,7 +28,7 @@ pub(crate) fn broker_config(settings: &Settings) -> Config {
     };
     Config {
         limits: Arc::new(limits),
-        max_connections: mqtt.max_connections,
+        max_connections,
         connect_timeout: mqtt.connect_timeout.get(),
         drain_timeout: settings.shutdown_timeout.get() / 2,
         ..Config::default()
@@ -197,13 +197,12 @@ impl Collector for SinkCollector {
                 let metrics = statuses.iter().map(|(name, status)| {
                     let mut metric = Metric::from_label(vec![label("sink", name)]);
                     let value = (single.value)(status);
-                    match single.kind {
-                        MetricType::COUNTER => metric.set_counter(counter(value)),
-                        _ => {
-                            let mut gauge = Gauge::default();
-                            gauge.set_value(value);
-                            metric.set_gauge(gauge);
-                        }
+                    if single.kind == MetricType::COUNTER {
+                        metric.set_counter(counter(value));
+                    } else {
+                        let mut gauge = Gauge::default();
+                        gauge.set_value(value);
+                        metric.set_gauge(gauge);
                     }
                     metric
                 });

@@ -21,7 +21,7 @@ const UNKNOWN_TOPIC: i16 = 3;
 
 /// Prints records until it is interrupted, the pipe is closed, or there were as many as asked for.
 pub(crate) fn tail(args: &TailArgs) -> Result<(), Failure> {
-    let runtime = Runtime::new().map_err(Failure::runtime)?;
+    let runtime = Runtime::new().map_err(|error| Failure::runtime(&error))?;
     runtime.block_on(follow(args))
 }
 
@@ -91,12 +91,11 @@ impl Follower {
     /// Reads until nobody wants records any more.
     async fn read(&self, offset: &mut Option<i64>, from_beginning: bool) -> Result<(), ReadError> {
         let mut reader = Reader::connect(&self.config, &self.topic).await?;
-        let mut next = match *offset {
-            Some(offset) => offset,
-            None => {
-                let (earliest, latest) = reader.offsets(self.partition).await?;
-                if from_beginning { earliest } else { latest }
-            }
+        let mut next = if let Some(offset) = *offset {
+            offset
+        } else {
+            let (earliest, latest) = reader.offsets(self.partition).await?;
+            if from_beginning { earliest } else { latest }
         };
         loop {
             *offset = Some(next);

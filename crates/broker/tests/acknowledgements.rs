@@ -1,5 +1,6 @@
 //! What a PUBACK and a PUBREC promise: they are sent when every sink that the message goes to says that it is safe, and
 //! never otherwise.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::collections::VecDeque;
 use std::io;
@@ -46,13 +47,11 @@ impl Hand {
     async fn next(&self) -> (OwnedRecord, Option<Ack>) {
         let taken = std::future::poll_fn(|cx| {
             let mut state = self.state.lock();
-            match state.held.pop_front() {
-                Some(record) => Poll::Ready(record),
-                None => {
-                    state.changed.push(cx.waker().clone());
-                    Poll::Pending
-                }
+            if let Some(record) = state.held.pop_front() {
+                return Poll::Ready(record);
             }
+            state.changed.push(cx.waker().clone());
+            Poll::Pending
         });
         tokio::time::timeout(Duration::from_secs(10), taken).await.expect("a record comes")
     }
@@ -153,7 +152,7 @@ impl Served {
     }
 }
 
-fn publish<'a>(qos: QoS, id: u16, payload: &'a [u8]) -> Packet<'a> {
+fn publish(qos: QoS, id: u16, payload: &[u8]) -> Packet<'_> {
     Packet::Publish(Publish {
         qos,
         topic: "t/1",

@@ -1,4 +1,5 @@
 //! What clients that nobody here wrote see of a broker.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::time::Duration;
 

@@ -1,0 +1,170 @@
+//! What somebody at a terminal gets: a first run that works, and errors that say what to do.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tidegate_codec::{PacketType, ReasonCode, Version};
+use tidegate_testkit::mqtt::Peer;
+use tidegate_testkit::process::{Launch, Tidegate, free_address};
+
+fn binary() -> PathBuf {
+    env!("CARGO_BIN_EXE_tidegate").into()
+}
+
+/// Runs it to its end, or for as long as nothing here should take.
+fn tidegate(args: &[&str]) -> Output {
+    Command::new("timeout").arg("30").arg(binary()).args(args).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A folder for one test, which the system's cleaner takes if the test does not.
+fn folder(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("tidegate-cli-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn config(folder: &Path, toml: &str) -> String {
+    let path = folder.join("tidegate.toml");
+    std::fs::write(&path, toml).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A broker with the embedded log, as a first run has it but for the ports.
+fn first_run() -> (Tidegate, String) {
+    let log = free_address().unwrap().to_string();
+    let toml = format!("[embedded_log]\nbind = \"{log}\"\n");
+    (Launch::new(toml).binary(binary()).start().unwrap(), log)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_run_carries_a_message_to_its_own_log_and_tail_shows_it() {
+    let (mut broker, log) = first_run();
+    let mut peer = Peer::dial(broker.mqtt(), Version::V3_1_1).await.unwrap();
+    peer.join("device").await.unwrap();
+    peer.publish(1, "sensors/room1", br#"{"temperature": 21.5}"#).await.unwrap();
+    assert_eq!(peer.expect_ack(PacketType::PubAck, 1).await.unwrap(), ReasonCode::Success);
+    let shown = tidegate(&["tail", "mqtt", "--kafka", &log, "--from-beginning", "-n", "1"]);
+    let line = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(line.contains(r#" device {"temperature": 21.5}"#), "{line}");
+
+    let (status, metrics) = broker.http_get("/metrics").unwrap();
+    assert_eq!(status, 200);
+    for wanted in [
+        "tidegate_messages_received_total{qos=\"1\"} 1",
+        "tidegate_messages_acknowledged_total 1",
+        "tidegate_rule_passed_total{rule=\"everything\"} 1",
+        "tidegate_sink_records_delivered_total{sink=\"embedded\"} 1",
+    ] {
+        assert!(metrics.contains(wanted), "{wanted} in\n{metrics}");
+    }
+    assert_eq!(broker.http_get("/healthz").unwrap(), (200, "ok\n".to_owned()));
+    let ended = broker.terminate(Duration::from_secs(20)).unwrap();
+    assert_eq!(ended.and_then(|status| status.code()), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_outlives_a_sigkill_of_a_first_run() {
+    let (mut broker, log) = first_run();
+    let mut peer = Peer::dial(broker.mqtt(), Version::V5).await.unwrap();
+    peer.join("device").await.unwrap();
+    for id in 1..=20 {
+        peer.publish(id, "a", format!("message {id}").as_bytes()).await.unwrap();
+        assert_eq!(peer.expect_ack(PacketType::PubAck, id).await.unwrap(), ReasonCode::Success);
+    }
+    broker.kill().unwrap();
+    broker.restart().unwrap();
+    let shown = tidegate(&["tail", "mqtt", "--kafka", &log, "--from-beginning", "-n", "20"]);
+    let lines = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let values: Vec<_> = lines.lines().map(|line| line.split_once("message ").unwrap().1).collect();
+    let expected: Vec<_> = (1..=20).map(|id| id.to_string()).collect();
+    assert_eq!(values, expected);
+}
+
+#[test]
+fn check_compiles_every_rule_and_opens_no_port() {
+    let folder = folder("check");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = config(
+        &folder,
+        &format!(
+            "[listeners.tcp]\nbind = \"{}\"\n[kafka.main]\nbootstrap = [\"nowhere:9092\"]\n",
+            taken.local_addr().unwrap()
+        ),
+    );
+    let output = tidegate(&["check", "--config", &path]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("everything -> main:mqtt"));
+}
+
+#[test]
+fn a_wrong_rule_is_explained_at_its_place_with_exit_code_2() {
+    let folder = folder("rule");
+    let path = config(
+        &folder,
+        "[[rules]]\nid = \"warm\"\nsql = 'SELECT uper(topic) FROM \"a\"'\noutputs = [{ topic = \"x\", kafka = \"mian\" }]\n",
+    );
+    let output = tidegate(&["check", "--config", &path]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for wanted in ["rules.warm.sql:1:8", "^^^^", "`upper`", "[kafka.mian]", "embedded"] {
+        assert!(said.contains(wanted), "{wanted} in\n{said}");
+    }
+}
+
+#[test]
+fn an_unknown_key_and_a_missing_file_end_with_exit_code_2() {
+    let folder = folder("key");
+    let path = config(&folder, "[htp]\nbind = \"127.0.0.1:1\"\n");
+    let output = tidegate(&["run", "--config", &path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("did you mean `http`?"), "{}", stderr(&output));
+    let output = tidegate(&["--config", "no-such-file.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("no-such-file.toml"), "{}", stderr(&output));
+}
+
+#[test]
+fn ack_durable_is_refused_until_it_can_be_kept() {
+    let folder = folder("durable");
+    let path = config(
+        &folder,
+        "[[rules]]\nid = \"r\"\nsql = 'SELECT * FROM \"a\"'\nack = \"durable\"\noutputs = [{ topic = \"x\" }]\n",
+    );
+    let output = tidegate(&["check", "--config", &path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("kafka, received"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_taken_port_ends_with_exit_code_1_and_says_which() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let [free, other] = [free_address().unwrap(), free_address().unwrap()].map(|address| address.to_string());
+    let run = |mqtt: &str, http: &str, log: &str| {
+        Command::new(binary())
+            .current_dir(folder("taken"))
+            .env("TIDEGATE_LISTENERS__TCP__BIND", mqtt)
+            .env("TIDEGATE_HTTP__BIND", http)
+            .env("TIDEGATE_EMBEDDED_LOG__BIND", log)
+            .output()
+            .unwrap()
+    };
+    for (output, key) in [
+        (run(&address, &free, &other), "listeners.tcp.bind"),
+        (run(&free, &address, &other), "http.bind"),
+        (run(&free, &other, &address), "embedded_log.bind"),
+    ] {
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(key) && said.contains(&address), "{said}");
+    }
+    let said = stderr(&run(&free, &other, &address));
+    assert!(said.contains(&format!("tidegate --kafka {address}")), "the line that uses it: {said}");
+}
