@@ -203,12 +203,14 @@ fn set_leader(shared: &Arc<Shared>, partition: &Arc<Partition>, leader: Option<i
     // asking it.
     let Some(leader) = leader else { return };
     queue.set_leader(leader);
+    // Started even if it is the old owner that sends for now: it looks for the new one when it hands over.
+    let lane = shared.lane(leader);
     match queue.owner.clone() {
         Some(owner) if owner.node() == leader => owner.wake(),
         // Its owner hands it over when no answer is due.
         Some(owner) if queue.listed => owner.wake(),
         _ => {
-            let owner = shared.lane(leader);
+            let owner = lane;
             if queue.has_waiting() {
                 queue.listed = true;
                 owner.list(Arc::clone(partition));

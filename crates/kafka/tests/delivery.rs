@@ -249,3 +249,33 @@ async fn a_publisher_faster_than_kafka_is_held_back_and_goes_on() {
     assert!(status.records.refused > 0);
     assert_eq!((stream.check(&kafka), status.held_bytes), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn publishers_on_many_threads_share_a_small_budget_and_all_get_through() {
+    let kafka = MiniKafka::builder().nodes(2).partitions(3).start().await.unwrap();
+    let config = Config { budget_bytes: 200_000, batch_bytes: 20_000, ..config(&kafka.bootstrap()) };
+    let producer = Arc::new(start(Config {
+        create_topics: Some(TopicLayout { partitions: 3, ..Default::default() }),
+        ..config
+    }));
+    let publishers: Vec<_> = (0..8)
+        .map(|publisher| {
+            let producer = Arc::clone(&producer);
+            tokio::spawn(async move {
+                let mut stream = Stream::new(&format!("topic-{publisher}"));
+                stream.padding = 300;
+                for _ in 0..40 {
+                    stream.offer(&producer, 25).await;
+                }
+                stream.settled(&producer).await;
+                stream
+            })
+        })
+        .collect();
+    for publisher in publishers {
+        assert_eq!(publisher.await.unwrap().check(&kafka), 0);
+    }
+    let status = producer.status();
+    assert!(status.records.refused > 0, "the budget was the limit");
+    assert_eq!((status.records.delivered, status.held_bytes), (8000, 0));
+}

@@ -24,7 +24,7 @@ async fn setup(nodes: usize, partitions: i32) -> (MiniKafka, Producer, Stream) {
     let producer = start(Config {
         batch_bytes: 600,
         linger: Duration::from_millis(1),
-        request_timeout: Duration::from_millis(400),
+        request_timeout: Duration::from_secs(1),
         ..config(&kafka.bootstrap())
     });
     (kafka, producer, Stream::new("t"))
@@ -157,10 +157,10 @@ async fn a_lost_connection_sends_the_same_bytes_again() {
 
 #[tokio::test]
 async fn an_answer_that_does_not_come_is_given_up_and_asked_for_again() {
-    let (status, duplicates) = run_with(Effect::StallAnswer(Duration::from_millis(700)), 1).await;
+    let (status, duplicates) = run_with(Effect::StallAnswer(Duration::from_millis(1400)), 1).await;
     assert_eq!((duplicates, status.possible_duplicates), (0, 0));
     assert!(status.connection_losses > 0);
-    let (status, duplicates) = run_with(Effect::Stall(Duration::from_millis(700)), 1).await;
+    let (status, duplicates) = run_with(Effect::Stall(Duration::from_millis(1400)), 1).await;
     assert_eq!((duplicates, status.possible_duplicates), (0, 0));
     assert!(status.connection_losses > 0);
 }
@@ -170,7 +170,7 @@ async fn a_throttle_is_honoured_and_its_batch_is_not_sent_again() {
     let (kafka, producer, mut stream) = setup(1, 1).await;
     stream.offer(&producer, 10).await;
     stream.settled(&producer).await;
-    kafka.faults().inject(On::api(ApiKey::Produce).times(1), Effect::Throttle(Duration::from_millis(300)));
+    kafka.faults().inject(On::api(ApiKey::Produce).times(1), Effect::Throttle(Duration::from_millis(800)));
     stream.offer(&producer, 10).await;
     stream.settled(&producer).await;
     let throttled_at = Instant::now();
@@ -179,7 +179,7 @@ async fn a_throttle_is_honoured_and_its_batch_is_not_sent_again() {
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert_eq!(kafka.requests(ApiKey::Produce).len(), before, "nothing is sent meanwhile");
     stream.settled(&producer).await;
-    assert!(throttled_at.elapsed() >= Duration::from_millis(250));
+    assert!(throttled_at.elapsed() >= Duration::from_millis(700));
     assert_eq!((stream.check(&kafka), producer.status().throttled), (0, 1));
 }
 
@@ -197,6 +197,21 @@ async fn a_leader_that_moves_is_followed() {
     let status = producer.status();
     assert!(retries(&status, ErrorClass::RetryWithMetadata) > 0);
     assert_eq!(status.possible_duplicates, 0);
+}
+
+#[tokio::test]
+async fn a_node_that_led_nothing_before_is_followed_to() {
+    let (kafka, producer, mut stream) = setup(2, 1).await;
+    kafka.faults().move_leader("t", 0, 1).unwrap();
+    stream.offer(&producer, 10).await;
+    stream.settled(&producer).await;
+    // The move finds records that wait with their old owner.
+    let held = kafka.faults().inject(On::api(ApiKey::Produce).node(1), Effect::Error(ErrorCode(6)));
+    stream.offer(&producer, 10).await;
+    held.wait_fired(1).await;
+    kafka.faults().move_leader("t", 0, 2).unwrap();
+    stream.settled(&producer).await;
+    assert_eq!(stream.check(&kafka), 0);
 }
 
 #[tokio::test]
@@ -346,9 +361,11 @@ impl Random {
     }
 }
 
-#[tokio::test]
+/// `TIDEGATE_SEEDS=100` runs as many; one that fails is named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_of_all_kinds_together_lose_duplicate_and_reorder_nothing() {
-    for seed in [1, 77, 4242] {
+    let seeds = std::env::var("TIDEGATE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    for seed in 1..=seeds {
         let mut random = Random(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15) | 1);
         let (kafka, producer, mut stream) = setup(3, 5).await;
         stream.keys = 17;
