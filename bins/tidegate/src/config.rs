@@ -18,6 +18,9 @@ pub(crate) use units::{Period, Size};
 /// The prefix of environment variables: `TIDEGATE_HTTP__BIND` is `bind` of `[http]`.
 const ENV_PREFIX: &str = "TIDEGATE_";
 
+/// Between a section and its key in an environment variable.
+const ENV_SEPARATOR: &str = "__";
+
 /// The name of the embedded log where a Kafka is asked for.
 pub(crate) const EMBEDDED: &str = "embedded";
 
@@ -42,8 +45,8 @@ pub(crate) struct Settings {
     pub(crate) rules: Vec<RuleSettings>,
     /// How the process speaks of itself.
     pub(crate) log: LogSettings,
-    /// How long a shutdown may take.
-    pub(crate) shutdown_timeout: Period,
+    /// How the process ends.
+    pub(crate) shutdown: ShutdownSettings,
 }
 
 impl Default for Settings {
@@ -56,7 +59,7 @@ impl Default for Settings {
             embedded_log: EmbeddedLogSettings::default(),
             rules: Vec::new(),
             log: LogSettings::default(),
-            shutdown_timeout: Period::seconds(15),
+            shutdown: ShutdownSettings::default(),
         }
     }
 }
@@ -246,6 +249,20 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// `[shutdown]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ShutdownSettings {
+    /// How long it may take to settle what is in flight.
+    pub(crate) timeout: Period,
+}
+
+impl Default for ShutdownSettings {
+    fn default() -> Self {
+        Self { timeout: Period::seconds(15) }
+    }
+}
+
 impl Settings {
     /// Reads the file, then the environment over it, then what the command line adds.
     ///
@@ -260,7 +277,9 @@ impl Settings {
             }
             sources = sources.merge(Toml::file_exact(path));
         }
-        sources = sources.merge(Env::prefixed(ENV_PREFIX).split("__"));
+        // Without the two underscores it is somebody else's: Kubernetes sets TIDEGATE_PORT for a service of our name.
+        let environment = Env::prefixed(ENV_PREFIX).filter(|key| key.as_str().contains(ENV_SEPARATOR));
+        sources = sources.merge(environment.split(ENV_SEPARATOR));
         if !kafka.is_empty() {
             let bootstrap = BTreeMap::from([("bootstrap", kafka)]);
             sources = sources.merge(Serialized::default(&format!("kafka.{DEFAULT_KAFKA}"), bootstrap));
@@ -378,11 +397,11 @@ mod tests {
 
     #[test]
     fn units_are_read_and_a_wrong_one_is_explained() {
-        let settings = load("shutdown_timeout = \"90 s\"\n[mqtt]\nmax_packet_size = \"2 MiB\"\n").unwrap();
+        let settings = load("[shutdown]\ntimeout = \"90 s\"\n[mqtt]\nmax_packet_size = \"2 MiB\"\n").unwrap();
         assert_eq!(settings.mqtt.max_packet_size.bytes(), 2 * 1024 * 1024);
-        assert_eq!(settings.shutdown_timeout.get().as_secs(), 90);
-        let error = load("shutdown_timeout = \"90 parsecs\"\n").unwrap_err();
-        assert!(error.contains("shutdown_timeout") && error.contains("parsecs"), "{error}");
+        assert_eq!(settings.shutdown.timeout.get().as_secs(), 90);
+        let error = load("[shutdown]\ntimeout = \"90 parsecs\"\n").unwrap_err();
+        assert!(error.contains("shutdown.timeout") && error.contains("parsecs"), "{error}");
     }
 
     #[test]
@@ -390,6 +409,7 @@ mod tests {
         Jail::expect_with(|jail| {
             jail.create_file("tidegate.toml", "[http]\nbind = \"127.0.0.1:1\"\n")?;
             jail.set_env("TIDEGATE_HTTP__BIND", "127.0.0.1:2");
+            jail.set_env("TIDEGATE_PORT", "tcp://10.0.0.1:1883");
             jail.set_env("TIDEGATE_KAFKA__MAIN__BOOTSTRAP", "[\"a:9092\"]");
             let settings = Settings::load(Some(Path::new("tidegate.toml")), &[]).unwrap();
             assert_eq!(settings.http.bind.port(), 2);

@@ -70,7 +70,7 @@ async fn serve(settings: Settings, rules: CompiledRules, max_connections: usize)
 
     signals.wait().await;
     print_line("stopping: no new connections; a second signal ends at once");
-    let deadline = Instant::now() + settings.shutdown_timeout.get();
+    let deadline = Instant::now() + settings.shutdown.timeout.get();
     tokio::select! {
         () = stop(&broker, &producers, deadline) => {}
         () = signals.wait() => return Err("stopped at once: what was in flight was not acknowledged".to_owned()),

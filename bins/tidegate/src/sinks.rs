@@ -30,7 +30,7 @@ pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Conf
         limits: Arc::new(limits),
         max_connections,
         connect_timeout: mqtt.connect_timeout.get(),
-        drain_timeout: settings.shutdown_timeout.get() / 2,
+        drain_timeout: settings.shutdown.timeout.get() / 2,
         ..Config::default()
     }
 }

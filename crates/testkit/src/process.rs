@@ -176,6 +176,16 @@ impl Tidegate {
         kilobytes.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kb| kb * 1024)
     }
 
+    /// CPU time that it has used, in user and in system mode together, in the kernel's ticks of 10 ms; while it runs.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        const TICK: Duration = Duration::from_millis(10);
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()?)).ok()?;
+        // The name in parentheses may hold spaces; utime and stime are the 12th and 13th fields behind it.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u32>().ok());
+        Some(TICK * ticks.sum::<Option<u32>>()?)
+    }
+
     /// Ends it with SIGKILL and returns when it is gone.
     ///
     /// # Errors

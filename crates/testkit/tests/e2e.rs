@@ -11,6 +11,7 @@
 #![expect(clippy::print_stderr, reason = "what was measured stays in the gate's log")]
 
 use std::collections::HashMap;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,11 +72,14 @@ fn the_harness_reads_back_what_kafka_took() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_message_is_in_kafka_once_and_in_order() {
     let scene = Scene::start().await;
-    let run = Instant::now();
+    let begin = Instant::now();
     scene.publish(Duration::ZERO).await;
-    let took = run.elapsed();
+    let took = begin.elapsed();
+    let cpu = scene.broker.cpu_time().expect("the broker runs");
     let report = scene.verify().await;
-    eprintln!("{DEVICES} devices, {MESSAGES} messages each in {took:.1?}: {report}");
+    eprintln!(
+        "{DEVICES} devices, {MESSAGES} messages each in {took:.1?}, {cpu:.1?} of CPU in the broker: {report}"
+    );
     assert!(report.is_exact(), "{report}");
     assert_eq!(report.acknowledged, u64::from(DEVICES) * MESSAGES);
 }
@@ -83,7 +87,7 @@ async fn every_acknowledged_message_is_in_kafka_once_and_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killing_kafka_twice_loses_and_repeats_nothing() {
     let scene = Scene::start().await;
-    let run = Instant::now();
+    let begin = Instant::now();
     // 20 seconds of messages, during which Kafka is away twice for as long as its restart takes.
     let publishing = scene.publish(Duration::from_millis(200));
     let killing = async {
@@ -91,15 +95,68 @@ async fn killing_kafka_twice_loses_and_repeats_nothing() {
             sleep(Duration::from_secs(4)).await;
             let kafka = Arc::clone(&scene.kafka);
             blocking(move || kafka.kill().and_then(|()| kafka.restart())).await.unwrap();
-            eprintln!("{:.1?}: Kafka was killed and is back", run.elapsed());
+            eprintln!("{:.1?}: Kafka was killed and is back", begin.elapsed());
         }
     };
     tokio::join!(publishing, killing);
-    let took = run.elapsed();
+    let took = begin.elapsed();
     let report = scene.verify().await;
     eprintln!("{DEVICES} devices, {MESSAGES} messages each in {took:.1?}, Kafka killed twice: {report}");
     assert!(report.is_exact(), "{report}");
     assert_eq!(report.acknowledged, u64::from(DEVICES) * MESSAGES);
+}
+
+/// Clients that nobody here wrote, on both sides: each message that mosquitto_pub and paho were promised is read by kcat.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mosquitto_pub_and_paho_publish_and_kcat_reads() {
+    const PAHO: &str = r#"
+import sys
+import paho.mqtt.client as mqtt
+for version in (mqtt.MQTTv31, mqtt.MQTTv311, mqtt.MQTTv5):
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"paho-{version}", protocol=version)
+    client.connect("127.0.0.1", int(sys.argv[1]))
+    client.loop_start()
+    for qos in (1, 2):
+        client.publish("t/paho", f"paho {version} qos {qos}", qos=qos).wait_for_publish(30)
+    client.publish("t/paho", "filtered out", qos=0).wait_for_publish(30)
+    client.disconnect()
+"#;
+    let scene = Scene::start().await;
+    let (port, bootstrap) = (scene.broker.mqtt().port().to_string(), scene.kafka.bootstrap().to_owned());
+    let read = blocking(move || {
+        for (version, qos) in [("mqttv31", "1"), ("mqttv311", "2"), ("mqttv5", "1")] {
+            let message = format!("mosquitto {version} qos {qos}");
+            run(
+                "mosquitto_pub",
+                &["-p", &port, "-V", version, "-i", version, "-q", qos, "-t", "t/m", "-m", &message],
+            );
+        }
+        run("python3", &["-c", PAHO, &port]);
+        run("kcat", &["-C", "-q", "-e", "-b", &bootstrap, "-t", TOPIC, "-f", "%k: %s\\n"])
+    })
+    .await;
+    let mut lines: Vec<_> = read.lines().collect();
+    lines.sort_unstable();
+    let expected = [
+        "mqttv311: mosquitto mqttv311 qos 2",
+        "mqttv31: mosquitto mqttv31 qos 1",
+        "mqttv5: mosquitto mqttv5 qos 1",
+        "paho-3: paho 3 qos 1",
+        "paho-3: paho 3 qos 2",
+        "paho-4: paho 4 qos 1",
+        "paho-4: paho 4 qos 2",
+        "paho-5: paho 5 qos 1",
+        "paho-5: paho 5 qos 2",
+    ];
+    assert_eq!(lines, expected);
+}
+
+/// Runs a program to its end, for a minute at most, and returns what it printed.
+fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new("timeout").arg("60").arg(program).args(args).output().expect("timeout runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program}: {}: {stderr}", output.status);
+    String::from_utf8(output.stdout).expect("it prints text")
 }
 
 /// A Kafka with a topic, a broker with a rule into it, and what the devices were promised.
