@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::error::{EvalError, EvalErrorKind};
 use crate::event::{Column, Event};
-use crate::functions::Call;
+use crate::functions::{Call, State};
 use crate::json::{JsonError, JsonProblem, Tape};
 use crate::meter::{EvalLimits, Meter};
 use crate::operators;
@@ -23,6 +23,8 @@ pub struct EvalScratch {
     payload: Tape,
     /// The same for texts that a rule decodes.
     decoded: Tape,
+    /// What functions keep from call to call.
+    pub(crate) functions: State,
     limits: EvalLimits,
 }
 
@@ -253,7 +255,13 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
     }
 
     fn call_context(&mut self) -> Call<'_, 'r> {
-        Call { event: self.row.event(), meter: &mut self.meter, tape: &mut self.on.scratch.decoded }
+        let scratch = &mut *self.on.scratch;
+        Call {
+            event: self.row.event(),
+            meter: &mut self.meter,
+            tape: &mut scratch.decoded,
+            state: &mut scratch.functions,
+        }
     }
 
     fn variable(&mut self, variable: &'r Variable) -> Result<Value<'r>, Failure> {

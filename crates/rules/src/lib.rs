@@ -61,6 +61,7 @@ pub use diagnostic::{CompileError, Diagnostic, MAX_DIAGNOSTICS, Severity, Span};
 pub use error::{EvalError, EvalErrorKind};
 pub use eval::{EvalScratch, Evaluator};
 pub use event::{Event, EventKind, Properties, Property};
+pub use functions::{KeyValues, MemoryStore};
 pub use json::{JsonError, JsonProblem, MAX_JSON_BYTES, MAX_JSON_DEPTH, RawJson};
 pub use meter::{EvalLimits, MAX_VALUE_DEPTH};
 pub use path::{Path, PathStep};

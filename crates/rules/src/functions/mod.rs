@@ -5,6 +5,9 @@ mod convert;
 mod kind;
 mod message;
 mod number;
+mod random;
+mod state;
+mod store;
 mod text;
 
 use std::borrow::Cow;
@@ -14,6 +17,9 @@ use crate::event::Event;
 use crate::json::{self, JsonError, Tape};
 use crate::meter::Meter;
 use crate::value::{Map, Value};
+
+pub(crate) use self::state::State;
+pub use self::store::{KeyValues, MemoryStore};
 
 /// One row of the table.
 #[derive(Debug)]
@@ -44,6 +50,7 @@ pub(crate) struct Call<'c, 'r> {
     pub(crate) event: &'r Event<'r>,
     pub(crate) meter: &'c mut Meter,
     pub(crate) tape: &'c mut Tape,
+    pub(crate) state: &'c mut State,
 }
 
 impl<'r> Call<'_, 'r> {
