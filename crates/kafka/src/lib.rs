@@ -46,6 +46,10 @@
 //! A lost connection, or an answer that does not come within the request timeout, means the same bytes again over a new
 //! connection. A throttle time is honoured after the answer's results are taken.
 //!
+//! Kafka measures the age of a producer id by the timestamps of its records (`producer.id.expiration.ms`, a day unless
+//! changed). A node that restarts while the last records carry timestamps older than that has forgotten the sequence, and
+//! stores a repetition twice: stamp records with the time of their arrival where that matters.
+//!
 //! # What is rskafka's here
 //!
 //! The protocol's vocabulary (request and response traits, primitives, metadata, error names) and SASL, which its
