@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tidegate-codec", &[]),
     ("tidegate-topic", &[]),
     ("tidegate-session", &["tidegate-codec", "tidegate-topic"]),
+    ("tidegate-store", &["tidegate-codec", "tidegate-session"]),
     ("tidegate-rules", &["tidegate-topic"]),
     ("tidegate-sink", &[]),
     ("tidegate-kafka", &["tidegate-sink"]),
