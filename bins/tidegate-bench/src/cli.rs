@@ -105,7 +105,7 @@ pub(crate) struct DeviceArgs {
     /// The broker.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
     pub(crate) target: String,
-    /// The number of the first device: client ids are bench-<number>.
+    /// The number of the first device: client ids are `bench-NUMBER`.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) first_id: u32,
     /// Connections begun a second.

@@ -2,7 +2,7 @@
 //! broker in CPU time.
 //!
 //! The generator must be cheaper than what it measures: a few threads, each with an event loop over thousands of
-//! sockets and one timer wheel ([`load`]). [`null`] is the other end of the scale, the least that a server can do.
+//! sockets and one timer wheel ([`mod@load`]). [`mod@null`] is the other end of the scale, the least that a server can do.
 
 mod cli;
 mod latency;

@@ -284,6 +284,22 @@ async fn a_qos_2_message_that_is_repeated_after_a_reconnect_is_carried_once() {
 }
 
 #[tokio::test]
+async fn a_qos_2_message_that_is_lost_while_its_client_is_away_is_carried_again() {
+    let hand = Arc::new(Hand::default());
+    let served = Served::start(&[(AckMode::Delivered, &[&hand])]);
+    let mut client = served.client("device", Version::V5, true).await;
+    client.send(&publish(QoS::ExactlyOnce, 7, b"x")).await.unwrap();
+    let lost = hand.next().await;
+    drop(client);
+    wait_until(|| served.broker.connections() == 0).await;
+    drop(lost);
+    let mut client = served.client("device", Version::V5, false).await;
+    client.send(&publish(QoS::ExactlyOnce, 7, b"x")).await.unwrap();
+    hand.next().await.1.unwrap().settle(Outcome::Delivered);
+    client.expect_ack(PacketType::PubRec, 7).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_full_sink_stops_the_publisher_and_nothing_is_lost_or_reordered() {
     let hand = Arc::new(Hand::default());
     let served = Served::start(&[(AckMode::Delivered, &[&hand])]);
