@@ -373,6 +373,7 @@ impl Drop for Panicked {
 fn memory_of(entry: &Entry) -> usize {
     let share = |message: &Arc<Message>| message.size() / Arc::strong_count(message);
     let beside = match entry {
+        Entry::Started => 0,
         Entry::Retain(message) => share(message),
         Entry::Change(_, change) => match change {
             Change::Posted { delivery, .. }

@@ -150,6 +150,12 @@ impl Kept {
         }
     }
 
+    /// Brings the session to rest, as it was handed out when the process started.
+    pub(crate) fn start(&mut self, at: Moment) {
+        self.away_since.get_or_insert(at);
+        self.queue.append(&mut self.posted);
+    }
+
     /// Ends the session: nothing that it referred to is needed for it.
     pub(crate) fn release(self, messages: &mut Messages) {
         let waiting = self.queue.into_iter().chain(self.posted).map(|(_, delivery)| delivery);
@@ -200,8 +206,8 @@ impl Kept {
         steps
     }
 
-    /// Returns the session as it is at `now`. A conversation that nobody ended was lost with the process: its session
-    /// and its will have all of their time before them.
+    /// Returns the session as it is at `now`, at rest. A conversation that nobody ended was lost with the process: the
+    /// session and its will have all of their time before them.
     pub(crate) fn stored(&self, messages: &Messages, now: Moment) -> StoredSession {
         let away = self.away_since.map_or(Duration::ZERO, |since| now.since(since));
         let expiry = match self.expiry {

@@ -18,12 +18,14 @@ use crate::{SessionKey, Status};
 /// What may be moved with a batch, beside twice its own length: bounds how much longer a batch takes for it.
 const MOVE_BYTES: usize = 64 * 1024;
 
-/// What a file counts for when disk space is weighed, so that many short ones (one for each start) are merged too.
-const FILE_BYTES: u64 = 1 << 20;
+/// A file counts as this part of a whole segment and its bytes when disk space is weighed, so that many short ones (one
+/// for each start) are merged too.
+const FILE_SHARE: u64 = 32;
 
 /// What a batch consists of.
 #[derive(Debug)]
 pub(crate) enum Entry {
+    Started,
     Change(SessionKey, Change),
     Retain(Arc<Message>),
 }
@@ -156,6 +158,7 @@ impl Log {
         for entry in entries {
             self.status.changes += 1;
             match entry {
+                Entry::Started => self.emit(Record::Started { at: self.now.moment }),
                 Entry::Change(key, change) => self.enter(key, change),
                 Entry::Retain(message) => self.retain(&message),
             }
@@ -272,8 +275,9 @@ impl Log {
 
     /// Whether there is more on disk than is worth it.
     fn has_excess(&self) -> bool {
-        let bytes: u64 = self.segments.iter().map(|segment| segment.bytes + FILE_BYTES).sum();
-        bytes > 2 * self.mirror.live_bytes() + 2 * (self.options.segment_bytes + FILE_BYTES)
+        let whole = self.options.segment_bytes;
+        let bytes: u64 = self.segments.iter().map(|segment| segment.bytes + whole / FILE_SHARE).sum();
+        bytes > 2 * self.mirror.live_bytes() + 2 * (whole + whole / FILE_SHARE)
     }
 
     /// Writes anew, as part of the batch until that is `until` long, what is needed of the oldest segment.

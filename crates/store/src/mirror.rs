@@ -70,6 +70,10 @@ impl Mirror {
                 }
                 None
             }
+            Record::Started { at } => {
+                self.sessions.values_mut().for_each(|kept| kept.start(at));
+                None
+            }
             Record::Session { key, step } => self.step(key, step, segment).then_some(Placed::Session(key)),
         }
     }

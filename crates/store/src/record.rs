@@ -28,6 +28,9 @@ pub(crate) enum Record {
     Retained { topic: Box<str>, number: MessageNumber },
     /// The topic has no retained message any more.
     Unretained { topic: Box<str> },
+    /// The process started. Conversations that nobody ended are over, and what was on its way to a session is in its
+    /// queue.
+    Started { at: Moment },
     /// Something of a session.
     Session { key: SessionKey, step: Step },
 }
@@ -101,6 +104,7 @@ mod tag {
     pub(super) const MESSAGE: u8 = 1;
     pub(super) const RETAINED: u8 = 2;
     pub(super) const UNRETAINED: u8 = 3;
+    pub(super) const STARTED: u8 = 4;
     pub(super) const BEGAN: u8 = 16;
     pub(super) const CONNECTED: u8 = 17;
     pub(super) const DISCONNECTED: u8 = 18;
@@ -136,6 +140,10 @@ impl Record {
                 out.push(tag::UNRETAINED);
                 put_bytes(out, topic.as_bytes());
             }
+            Self::Started { at } => {
+                out.push(tag::STARTED);
+                put_number(out, at.0);
+            }
             Self::Session { key, step } => step.put(*key, now, out),
         }
     }
@@ -148,6 +156,7 @@ impl Record {
             }
             tag::RETAINED => Self::Retained { topic: fields.text()?.into(), number: fields.number()? },
             tag::UNRETAINED => Self::Unretained { topic: fields.text()?.into() },
+            tag::STARTED => Self::Started { at: Moment(fields.number()?) },
             tag => {
                 let key = SessionKey(fields.number()?);
                 Self::Session { key, step: Step::read(tag, fields, now)? }

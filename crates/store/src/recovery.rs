@@ -61,7 +61,8 @@ pub(crate) fn open(
     let mut log = Log::new(disk, clock, options, mirror, segments, now, last_frame)
         .map_err(OpenError::io("a file can't be created"))?;
     // The first batch shows that the disk takes one, and ends what is over, so that it can't come back.
-    let mut entries: Vec<_> = outdated.into_iter().map(|key| Entry::Change(key, Change::Ended)).collect();
+    let mut entries = vec![Entry::Started];
+    entries.extend(outdated.into_iter().map(|key| Entry::Change(key, Change::Ended)));
     entries.extend(expired.into_iter().map(Entry::Retain));
     loop {
         log.prepare(entries.drain(..));

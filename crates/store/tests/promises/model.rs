@@ -76,6 +76,36 @@ impl Model {
         model
     }
 
+    /// A line for each session and retained message.
+    pub(crate) fn summary(&self) -> Vec<String> {
+        let size = |delivery: &Delivery| (delivery.message.payload().len(), delivery.qos.as_u8());
+        let waiting = |waiting: &[(DeliveryNumber, Delivery)]| {
+            waiting.iter().map(|(number, delivery)| (*number, size(delivery))).collect::<Vec<_>>()
+        };
+        let mut lines = Vec::new();
+        for (key, ModelSession { stored, posted }) in &self.sessions {
+            let in_flight: Vec<_> = stored
+                .in_flight
+                .iter()
+                .map(|message| (message.packet_id.get(), message.delivery.as_ref().map(size)))
+                .collect();
+            lines.push(format!(
+                "{key:?} {} received {:?} in flight {in_flight:?} queue {:?} posted {:?} expiry {:?} will {:?} filters {:?}",
+                stored.client_id,
+                stored.received,
+                waiting(&stored.queue),
+                waiting(posted),
+                stored.expiry,
+                stored.will.as_ref().map(tidegate_session::DueWill::delay),
+                stored.subscriptions.iter().map(|(filter, _)| filter).collect::<Vec<_>>(),
+            ));
+        }
+        lines.extend(
+            self.retained.iter().map(|(topic, message)| format!("{topic} {}", message.payload().len())),
+        );
+        lines
+    }
+
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.len()
     }

@@ -336,10 +336,11 @@ impl World {
         let is_as_promised = states[safe..].iter().any(|state| state.after_restart() == world.model);
         assert!(
             is_as_promised,
-            "came back with {:#?}\nbut the last safe state of {safe}/{} is {:#?}",
-            world.model,
+            "came back with {:#?}\nbut of the states 0 to {} number {safe} was safe: {:#?}\nand the last is {:#?}",
+            world.model.summary(),
             states.len() - 1,
-            states[safe].after_restart()
+            states[safe].after_restart().summary(),
+            states[states.len() - 1].after_restart().summary()
         );
         world
     }
