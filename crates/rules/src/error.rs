@@ -62,6 +62,12 @@ pub enum EvalErrorKind {
         /// What it was.
         found: &'static str,
     },
+    /// A rule that remembers earlier messages was evaluated without its [`RuleState`](crate::RuleState).
+    #[error("the rule needs what it remembers of earlier messages")]
+    NeedsState,
+    /// More keys or bytes to remember than [`StateLimits`](crate::StateLimits).
+    #[error("the rule has too much to remember")]
+    StateFull,
     /// A value nested deeper than [`MAX_VALUE_DEPTH`](crate::MAX_VALUE_DEPTH).
     #[error("the value is nested too deep")]
     TooDeep,
@@ -85,6 +91,8 @@ impl EvalErrorKind {
             Self::Overflow => "overflow",
             Self::NoSuchElement { .. } => "no_such_element",
             Self::NotACondition { .. } => "not_a_condition",
+            Self::NeedsState => "needs_state",
+            Self::StateFull => "state_full",
             Self::TooDeep => "too_deep",
             Self::TooManySteps => "too_many_steps",
             Self::TooManyBytes => "too_many_bytes",

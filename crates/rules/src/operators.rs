@@ -30,6 +30,10 @@ pub(crate) fn binary<'r>(
         BinaryOp::Subtract | BinaryOp::Multiply | BinaryOp::Divide => arithmetic(op, left, right),
         BinaryOp::IntegerDivide | BinaryOp::Remainder => integer_division(op, left, right),
         BinaryOp::TopicMatch => topic_match(left, right).map(Value::Bool),
+        BinaryOp::Join => match (left, right) {
+            (Value::Undefined | Value::Null, _) | (_, Value::Undefined | Value::Null) => Ok(Value::Undefined),
+            _ => join(&[left, right], meter),
+        },
         _ => {
             meter.walk(left)?;
             meter.walk(right)?;
@@ -100,6 +104,79 @@ pub(crate) fn same(left: &Value<'_>, right: &Value<'_>) -> bool {
     }
 }
 
+/// Both ends belong to it.
+pub(crate) fn is_between(
+    value: &Value<'_>,
+    low: &Value<'_>,
+    high: &Value<'_>,
+    meter: &mut Meter,
+) -> Result<bool, Error> {
+    [value, low, high].into_iter().try_for_each(|v| meter.walk(v))?;
+    Ok(compare(BinaryOp::GreaterOrEqual, value, low)? && compare(BinaryOp::LessOrEqual, value, high)?)
+}
+
+/// Whether a text is like a pattern, in which `%` stands for any characters, `_` for one, and a backslash takes the
+/// meaning from what follows it. `None` where either is missing or null.
+pub(crate) fn like(value: &Value<'_>, pattern: &Value<'_>, meter: &mut Meter) -> Result<Option<bool>, Error> {
+    let text = |value: &Value<'_>| match value {
+        Value::Str(text) => Ok(Some(text.to_string())),
+        Value::Undefined | Value::Null => Ok(None),
+        other => Err(Error::WrongType { operation: "LIKE", expected: "a text", found: other.kind() }),
+    };
+    meter.walk(value)?;
+    meter.walk(pattern)?;
+    let (Some(text), Some(pattern)) = (text(value)?, text(pattern)?) else { return Ok(None) };
+    let pattern = like_pieces(&pattern);
+    let (mut at, mut piece) = (0, 0);
+    // Where to go on after the last `%` when what follows it does not fit.
+    let mut retry = None;
+    loop {
+        meter.step()?;
+        let next = text[at..].chars().next();
+        match (pattern.get(piece), next) {
+            (Some(LikePiece::Any), _) => {
+                retry = Some((piece + 1, at));
+                piece += 1;
+                continue;
+            }
+            (None, None) => return Ok(Some(true)),
+            (Some(LikePiece::One), Some(c)) => {
+                (at, piece) = (at + c.len_utf8(), piece + 1);
+                continue;
+            }
+            (Some(LikePiece::Char(wanted)), Some(c)) if *wanted == c => {
+                (at, piece) = (at + c.len_utf8(), piece + 1);
+                continue;
+            }
+            _ => {}
+        }
+        let Some((after, from)) = retry else { return Ok(Some(false)) };
+        let Some(skipped) = text[from..].chars().next() else { return Ok(Some(false)) };
+        retry = Some((after, from + skipped.len_utf8()));
+        (at, piece) = (from + skipped.len_utf8(), after);
+    }
+}
+
+enum LikePiece {
+    Any,
+    One,
+    Char(char),
+}
+
+fn like_pieces(pattern: &str) -> Vec<LikePiece> {
+    let mut chars = pattern.chars();
+    let mut pieces = Vec::new();
+    while let Some(c) = chars.next() {
+        pieces.push(match c {
+            '%' => LikePiece::Any,
+            '_' => LikePiece::One,
+            '\\' => LikePiece::Char(chars.next().unwrap_or(c)),
+            _ => LikePiece::Char(c),
+        });
+    }
+    pieces
+}
+
 /// A missing value equals only another missing one, and is not unequal to anything: every other comparison with it
 /// is false. A text beside a number is read as a number; beside true, false or null it is compared with that word.
 fn compare(op: BinaryOp, left: &Value<'_>, right: &Value<'_>) -> Result<bool, Error> {
@@ -127,7 +204,7 @@ fn compare(op: BinaryOp, left: &Value<'_>, right: &Value<'_>) -> Result<bool, Er
 }
 
 /// A total order over all values: numbers, then null and booleans by their names, objects, arrays, texts.
-fn order(left: &Value<'_>, right: &Value<'_>) -> Ordering {
+pub(crate) fn order(left: &Value<'_>, right: &Value<'_>) -> Ordering {
     match (left, right) {
         (Value::Int(l), Value::Int(r)) => l.cmp(r),
         (Value::Float(l), Value::Float(r)) => l.partial_cmp(r).unwrap_or(Ordering::Equal),

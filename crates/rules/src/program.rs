@@ -3,7 +3,7 @@
 use crate::diagnostic::Span;
 use crate::event::Column;
 use crate::functions::Function;
-use crate::syntax::ast::BinaryOp;
+use crate::syntax::ast::{BinaryOp, SampleRate, Window};
 use crate::value::Value;
 
 /// An expression of a [`Program`].
@@ -16,14 +16,112 @@ pub(crate) type Slot = usize;
 #[derive(Debug, Default)]
 pub(crate) struct Program {
     pub(crate) nodes: Vec<(Node, Span)>,
-    /// The names of the output columns, in the order in which they are first written.
+    /// The names of the columns that are computed, in the order in which they are first written. Those of FOREACH
+    /// come first.
     pub(crate) slots: Vec<Box<str>>,
+    /// How many of them are FOREACH's and not part of the rows, because DO says what is.
+    pub(crate) hidden: usize,
     /// Whether the event's columns are part of the output.
     pub(crate) star: bool,
+    /// Of FOREACH: what is computed before the elements are walked, and how they are.
+    pub(crate) foreach: Option<Foreach>,
+    /// Of SELECT or DO.
     pub(crate) outputs: Vec<Output>,
     pub(crate) condition: Option<ExprId>,
-    /// Whether the condition reads an alias of SELECT, which must then be evaluated first.
+    /// Whether the condition reads an alias of SELECT or FOREACH, which must then be evaluated first.
     pub(crate) condition_reads_outputs: bool,
+    /// What lag() and changed() compare.
+    pub(crate) history: Vec<History>,
+    pub(crate) dedup: Option<Dedup>,
+    pub(crate) sample: Option<Sample>,
+    pub(crate) window: Option<Grouping>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Foreach {
+    /// The last one is what is walked.
+    pub(crate) outputs: Vec<Output>,
+    /// Where the element is while it is looked at.
+    pub(crate) item: Slot,
+    pub(crate) condition: Option<ExprId>,
+}
+
+/// One call of lag() or changed(): the last value is remembered for each key.
+#[derive(Debug)]
+pub(crate) struct History {
+    pub(crate) value: ExprId,
+    pub(crate) keys: Box<[ExprId]>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Dedup {
+    pub(crate) keys: Box<[ExprId]>,
+    pub(crate) within_ms: i64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Sample {
+    pub(crate) rate: SampleRate,
+    pub(crate) keys: Box<[ExprId]>,
+}
+
+/// GROUP BY with its window: keys and arguments are evaluated for a message, outputs when the window closes.
+#[derive(Debug)]
+pub(crate) struct Grouping {
+    pub(crate) keys: Box<[ExprId]>,
+    pub(crate) window: Window,
+    pub(crate) aggregates: Vec<Aggregate>,
+    pub(crate) having: Option<ExprId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Aggregate {
+    pub(crate) kind: AggregateKind,
+    /// None of `count(*)`.
+    pub(crate) value: Option<ExprId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AggregateKind {
+    Count,
+    Sum,
+    Avg,
+    Min,
+    Max,
+    First,
+    Last,
+    Collect,
+}
+
+impl AggregateKind {
+    const ALL: [(&'static str, Self); 8] = [
+        ("count", Self::Count),
+        ("sum", Self::Sum),
+        ("avg", Self::Avg),
+        ("min", Self::Min),
+        ("max", Self::Max),
+        ("first", Self::First),
+        ("last", Self::Last),
+        ("collect", Self::Collect),
+    ];
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, kind)| kind)
+    }
+
+    /// As errors name it.
+    pub(crate) const fn operation(self) -> &'static str {
+        match self {
+            Self::Count => "count()",
+            Self::Sum => "sum()",
+            Self::Avg => "avg()",
+            Self::Min => "min()",
+            Self::Max => "max()",
+            Self::First => "first()",
+            Self::Last => "last()",
+            Self::Collect => "collect()",
+        }
+    }
 }
 
 /// One item of SELECT.
@@ -53,18 +151,68 @@ pub(crate) enum Node {
     Binary(BinaryOp, ExprId, ExprId),
     All(Box<[ExprId]>),
     Any(Box<[ExprId]>),
-    In { needle: ExprId, haystack: Box<[ExprId]>, negated: bool },
-    Call { function: &'static Function, args: Box<[ExprId]> },
-    Case { subject: Option<ExprId>, branches: Box<[(ExprId, ExprId)]>, otherwise: Option<ExprId> },
+    In {
+        needle: ExprId,
+        haystack: Box<[ExprId]>,
+        negated: bool,
+    },
+    Like {
+        value: ExprId,
+        pattern: ExprId,
+        negated: bool,
+    },
+    Between {
+        value: ExprId,
+        low: ExprId,
+        high: ExprId,
+        negated: bool,
+    },
+    IsNull {
+        value: ExprId,
+        negated: bool,
+    },
+    Call {
+        function: &'static Function,
+        args: Box<[ExprId]>,
+    },
+    Case {
+        subject: Option<ExprId>,
+        branches: Box<[(ExprId, ExprId)]>,
+        otherwise: Option<ExprId>,
+    },
     Array(Box<[ExprId]>),
+    Object(Box<[(Box<str>, ExprId)]>),
     Range(ExprId, ExprId),
+    /// `map(array, body)`: the element is the local variable of that number while the body is evaluated.
+    Map {
+        array: ExprId,
+        body: ExprId,
+    },
+    /// `filter(array, body)`
+    Filter {
+        array: ExprId,
+        body: ExprId,
+    },
+    /// `lag(value)`
+    Previous(usize),
+    /// `changed(value)`
+    Changed(usize),
+    /// A key of GROUP BY.
+    Key(usize),
+    Aggregate(usize),
+    WindowStart,
+    WindowEnd,
 }
 
 /// A name with a path into it. It is looked for among the outputs made so far, then among the event's columns.
 #[derive(Debug)]
 pub(crate) struct Variable {
     pub(crate) name: Box<str>,
+    /// The element of the map() or filter() that is so many levels around it; nothing else is looked for then.
+    pub(crate) local: Option<usize>,
     pub(crate) slot: Option<Slot>,
+    /// FOREACH's column of that name, below DO's.
+    pub(crate) outer: Option<Slot>,
     pub(crate) column: Option<Column>,
     pub(crate) steps: Box<[ReadStep]>,
 }
@@ -78,7 +226,16 @@ pub(crate) enum ReadStep {
 }
 
 impl Program {
-    pub(crate) fn slot_named(&self, name: &str) -> Option<Slot> {
-        self.slots.iter().position(|slot| &**slot == name)
+    /// The names of the columns that a row has beside the event's.
+    pub(crate) fn visible(&self) -> &[Box<str>] {
+        &self.slots[self.hidden..]
+    }
+
+    pub(crate) fn position(&self, column: &str) -> Option<usize> {
+        self.visible().iter().position(|name| &**name == column)
+    }
+
+    pub(crate) fn is_stateful(&self) -> bool {
+        !self.history.is_empty() || self.dedup.is_some() || self.sample.is_some() || self.window.is_some()
     }
 }

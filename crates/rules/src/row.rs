@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::event::Event;
 use crate::path::{Path, PathStep};
-use crate::program::{Program, Slot};
+use crate::program::Program;
 use crate::value::{Value, write_members};
 
 /// The columns that a rule made of one event.
@@ -16,13 +16,13 @@ use crate::value::{Value, write_members};
 pub struct Row<'r> {
     event: &'r Event<'r>,
     program: &'r Program,
-    /// In the order of the program's slots; the last ones may still be missing while a row is made.
+    /// In the order of the program's visible slots.
     slots: Vec<Value<'r>>,
 }
 
 impl<'r> Row<'r> {
-    pub(crate) fn new(event: &'r Event<'r>, program: &'r Program) -> Self {
-        Self { event, program, slots: Vec::new() }
+    pub(crate) fn new(event: &'r Event<'r>, program: &'r Program, slots: Vec<Value<'r>>) -> Self {
+        Self { event, program, slots }
     }
 
     /// The event that the row was made of.
@@ -37,8 +37,7 @@ impl<'r> Row<'r> {
 
     /// The value of a column; undefined where the row has none of that name.
     pub fn get(&self, column: &str) -> Value<'r> {
-        let computed = self.program.slot_named(column).and_then(|slot| self.slots.get(slot));
-        match computed {
+        match self.computed(column) {
             Some(value) => value.clone(),
             None if self.program.star => self.event.column(column),
             None => Value::Undefined,
@@ -64,10 +63,10 @@ impl<'r> Row<'r> {
     /// those that the rule computed, in the order of the rule.
     pub fn columns(&self) -> impl Iterator<Item = (&'r str, Value<'r>)> {
         let program = self.program;
-        let computed = program.slots.iter().zip(&self.slots);
+        let computed = program.visible().iter().zip(&self.slots);
         let computed = computed.map(|(name, value)| (&**name, value.clone()));
         let event = program.star.then(|| self.event.columns()).into_iter().flatten();
-        event.filter(|(name, _)| program.slot_named(name).is_none()).chain(computed)
+        event.filter(|(name, _)| program.position(name).is_none()).chain(computed)
     }
 
     /// Appends the row as a JSON object. Columns that are undefined are left out.
@@ -76,35 +75,14 @@ impl<'r> Row<'r> {
             let columns: Vec<_> = self.columns().collect();
             write_members(columns.iter().map(|(name, value)| (*name, value)), out);
         } else {
-            let names = self.program.slots.iter().map(|name| &**name);
+            let names = self.program.visible().iter().map(|name| &**name);
             write_members(names.zip(&self.slots), out);
-        }
-    }
-
-    pub(crate) fn reserve(&mut self, slots: usize) {
-        self.slots.reserve_exact(slots);
-    }
-
-    pub(crate) fn slot(&self, slot: Slot) -> Option<&Value<'r>> {
-        self.slots.get(slot)
-    }
-
-    /// The value of a slot that is about to be written again.
-    pub(crate) fn take(&mut self, slot: Slot) -> Option<Value<'r>> {
-        self.slots.get_mut(slot).map(std::mem::take)
-    }
-
-    /// Slots are numbered in the order in which they are first written, so a new one is the next.
-    pub(crate) fn set(&mut self, slot: Slot, value: Value<'r>) {
-        match self.slots.get_mut(slot) {
-            Some(place) => *place = value,
-            None => self.slots.push(value),
         }
     }
 
     /// The value of a column without a copy, where the row itself holds it.
     pub(crate) fn computed(&self, column: &str) -> Option<&Value<'r>> {
-        self.program.slot_named(column).and_then(|slot| self.slots.get(slot))
+        self.program.position(column).and_then(|at| self.slots.get(at))
     }
 
     pub(crate) fn has_star(&self) -> bool {
@@ -115,7 +93,7 @@ impl<'r> Row<'r> {
 impl fmt::Debug for Row<'_> {
     /// Names and kinds, not what a device wrote.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds = self.program.slots.iter().zip(&self.slots).map(|(name, value)| (name, value.kind()));
+        let kinds = self.program.visible().iter().zip(&self.slots).map(|(name, value)| (name, value.kind()));
         f.debug_struct("Row").field("star", &self.program.star).field("columns", &KindMap(kinds)).finish()
     }
 }

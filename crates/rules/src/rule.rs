@@ -5,7 +5,8 @@ use std::ops::Deref;
 use crate::compile;
 use crate::diagnostic::{CompileError, Diagnostic};
 use crate::error::EvalError;
-use crate::eval::{self, Evaluator};
+use crate::eval::{self, Evaluator, Made};
+use crate::event::EventKind;
 use crate::program::Program;
 use crate::row::Row;
 
@@ -15,6 +16,7 @@ pub struct Rule {
     id: Box<str>,
     sql: Box<str>,
     filters: Vec<String>,
+    kinds: Vec<EventKind>,
     program: Program,
     warnings: Vec<Diagnostic>,
 }
@@ -31,6 +33,7 @@ impl Rule {
             id: id.into(),
             sql: sql.into(),
             filters: compiled.filters,
+            kinds: compiled.kinds,
             program: compiled.program,
             warnings: compiled.warnings,
         })
@@ -46,14 +49,14 @@ impl Rule {
         &self.sql
     }
 
-    /// The topic filters of FROM.
+    /// The filters of FROM, of topics and of events, as they were written.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         self.filters.iter().map(String::as_str)
     }
 
     /// The columns that every row has, or `None` where the rule selects `*` and a row has all of the event's.
     pub fn columns(&self) -> Option<impl Iterator<Item = &str>> {
-        (!self.program.star).then(|| self.program.slots.iter().map(|name| &**name))
+        (!self.program.star).then(|| self.program.visible().iter().map(|name| &**name))
     }
 
     /// What can be compiled but is probably not meant, as a column that no message has.
@@ -61,29 +64,38 @@ impl Rule {
         &self.warnings
     }
 
-    /// What the rule makes of a message. Whether the message's topic matches FROM is not asked again: that is
-    /// [`RuleSet::for_each_match`](crate::RuleSet::for_each_match)'s part.
+    /// What FROM listens to: messages where one of its filters is a filter of topics, and each event that another
+    /// one names.
+    pub fn kinds(&self) -> &[EventKind] {
+        &self.kinds
+    }
+
+    /// What the rule makes of an event. Whether FROM asks for the event is not asked again: that is
+    /// [`RuleSet::for_each_reader`](crate::RuleSet::for_each_reader)'s part.
     ///
     /// # Errors
     ///
     /// What failed, and where in the rule; nothing has been made then.
     pub fn evaluate<'r, 'e: 'r>(&'r self, on: &mut Evaluator<'_, 'e>) -> Result<Outcome<'r>, EvalError> {
-        let row = eval::run(&self.program, on)?;
-        Ok(row.map_or(Outcome::Filtered, |row| Outcome::Rows(Rows(Made::One(row)))))
+        eval::run(&self.program, on).map(Outcome::of)
     }
 }
 
-/// What a rule made of one message.
+/// What a rule made of one event.
 #[derive(Debug)]
 pub enum Outcome<'r> {
-    /// Nothing, because WHERE was false.
+    /// Nothing, because WHERE was false, or DEDUP or SAMPLE held it back.
     Filtered,
-    /// The rows.
+    /// The rows; none where FOREACH found no element, or where a window took the event.
     Rows(Rows<'r>),
 }
 
 impl<'r> Outcome<'r> {
-    /// The rows; none where the message was filtered.
+    pub(crate) fn of(made: Made<'r>) -> Self {
+        if let Made::Filtered = made { Self::Filtered } else { Self::Rows(Rows(made)) }
+    }
+
+    /// The rows; none where the event was filtered.
     pub fn rows(&self) -> &[Row<'r>] {
         match self {
             Self::Filtered => &[],
@@ -92,22 +104,18 @@ impl<'r> Outcome<'r> {
     }
 }
 
-/// The rows of one message, in the order of the rule.
+/// The rows of one event, in the order of the rule. A single one, which is the usual case, needs no list.
 #[derive(Debug)]
 pub struct Rows<'r>(Made<'r>);
-
-/// A single row, which is the usual case, needs no list.
-#[derive(Debug)]
-enum Made<'r> {
-    One(Row<'r>),
-}
 
 impl<'r> Deref for Rows<'r> {
     type Target = [Row<'r>];
 
     fn deref(&self) -> &[Row<'r>] {
         match &self.0 {
+            Made::Filtered => &[],
             Made::One(row) => std::slice::from_ref(row),
+            Made::Many(rows) => rows,
         }
     }
 }

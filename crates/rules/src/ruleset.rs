@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use tidegate_topic::{SubscriptionTree, TopicFilter, TopicName};
 
+use crate::event::{EVENT_TOPICS, Event, EventKind};
 use crate::rule::Rule;
 
 /// Rules whose matches are collected in one walk of the tree; a larger set is walked once for each so many.
@@ -23,6 +24,8 @@ pub struct RuleSet {
     rules: Vec<Rule>,
     /// The position of every rule under each of its filters.
     index: SubscriptionTree<usize, ()>,
+    /// The positions of the rules that listen to each kind of event, by the kind's number.
+    listeners: [Vec<usize>; EventKind::ALL.len()],
 }
 
 impl RuleSet {
@@ -33,17 +36,22 @@ impl RuleSet {
     /// An id that occurs twice.
     pub fn new(rules: Vec<Rule>) -> Result<Self, DuplicateRuleId> {
         let mut index = SubscriptionTree::new();
+        let mut listeners: [Vec<usize>; EventKind::ALL.len()] = Default::default();
         let mut seen = HashMap::with_capacity(rules.len());
         for (position, rule) in rules.iter().enumerate() {
             if seen.insert(rule.id(), position).is_some() {
                 return Err(DuplicateRuleId { id: rule.id().to_owned() });
             }
             // A compiled rule's filters have been checked, so all of them parse.
-            for filter in rule.filters().flat_map(TopicFilter::parse) {
+            let topics = rule.filters().filter(|filter| !filter.starts_with(EVENT_TOPICS));
+            for filter in topics.flat_map(TopicFilter::parse) {
                 index.insert(filter, position, ());
             }
+            for kind in rule.kinds() {
+                listeners[*kind as usize].push(position);
+            }
         }
-        Ok(Self { rules, index })
+        Ok(Self { rules, index, listeners })
     }
 
     /// How many rules there are.
@@ -66,7 +74,24 @@ impl RuleSet {
         self.rules.get(position)
     }
 
-    /// Calls `visit` with the position of every rule that reads the topic and the rule, in their order, each once
+    /// Whether any rule listens to events of a kind, so that nobody needs to make one otherwise. One look into a
+    /// table.
+    pub fn listens(&self, kind: EventKind) -> bool {
+        self.listeners.get(kind as usize).is_some_and(|listeners| !listeners.is_empty())
+    }
+
+    /// Calls `visit` with the position of every rule that FROM makes a reader of the event and the rule, in their
+    /// order, each once: of a message by its topic, of anything else by its kind. Allocates nothing.
+    pub fn for_each_reader<'s>(&'s self, event: &Event<'_>, mut visit: impl FnMut(usize, &'s Rule)) {
+        if event.kind == EventKind::MessagePublish {
+            return self.for_each_match(event.topic, visit);
+        }
+        for &position in self.listeners.get(event.kind as usize).into_iter().flatten() {
+            visit(position, &self.rules[position]);
+        }
+    }
+
+    /// Calls `visit` with the position of every rule that reads messages of the topic and the rule, in their order, each once
     /// however many of its filters match. Allocates nothing. A text that is no topic name concerns no rule.
     pub fn for_each_match<'s>(&'s self, topic: &str, mut visit: impl FnMut(usize, &'s Rule)) {
         if self.rules.is_empty() {

@@ -47,10 +47,33 @@ fn a_mistyped_keyword_is_recognised() {
 
 #[test]
 fn clauses_of_other_dialects_are_named() {
+    insta::assert_snapshot!(errors("SELECT * FROM \"t\" ORDER BY clientid"));
+}
+
+#[test]
+fn a_window_is_explained() {
     insta::assert_snapshot!(errors("SELECT * FROM \"t\" GROUP BY clientid"));
-    insta::assert_snapshot!(errors("SELECT * FROM \"t\" WHERE clientid LIKE 'a%'"));
-    insta::assert_snapshot!(errors("FOREACH payload.list FROM \"t\""));
-    insta::assert_snapshot!(errors("SELECT * FROM \"$events/client_connected\""));
+    insta::assert_snapshot!(errors(
+        "SELECT payload.site, count(*) AS n, payload.t AS t\nFROM \"t\" GROUP BY payload.site, TUMBLNG(10 s)"
+    ));
+    insta::assert_snapshot!(errors(
+        "SELECT *, payload.site, avg(payload.t) AS t, payload.t AS last\nFROM \"t\" GROUP BY payload.site, TUMBLING(10 s)"
+    ));
+    insta::assert_snapshot!(errors("SELECT count(*) AS n FROM \"t\""));
+    insta::assert_snapshot!(errors("SELECT count(*) AS n FROM \"t\" GROUP BY HOPPING(10 s, 3 s)"));
+    insta::assert_snapshot!(errors("SELECT 1 AS x FROM \"t\" DEDUP BY clientid WITHIN 10 weeks"));
+}
+
+#[test]
+fn an_event_that_does_not_exist_is_recognised() {
+    insta::assert_snapshot!(errors("SELECT * FROM \"$events/client_conected\""));
+}
+
+#[test]
+fn types_that_can_not_fit_are_found() {
+    insta::assert_snapshot!(errors(
+        "SELECT 'a' * 2 AS a, -[1] AS b, clientid LIKE 7 AS c, 1 < 'x' AS d FROM \"t\" WHERE payload.a + 1 - 2 AND NOT 'x'"
+    ));
 }
 
 #[test]

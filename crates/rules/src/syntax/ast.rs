@@ -2,29 +2,78 @@
 
 use crate::diagnostic::Span;
 
-/// `SELECT items FROM sources WHERE condition`.
-#[derive(Debug)]
+/// `SELECT items FROM sources WHERE condition`, or `FOREACH lists DO items INCASE element FROM ...`, and what follows.
+#[derive(Clone, Debug)]
 pub(crate) struct Statement {
+    pub(crate) foreach: Option<Foreach>,
+    /// Of SELECT or DO; none where FOREACH has no DO.
     pub(crate) items: Vec<Item>,
     pub(crate) sources: Vec<Source>,
     pub(crate) condition: Option<Expr>,
+    pub(crate) dedup: Option<Dedup>,
+    pub(crate) sample: Option<Sample>,
+    pub(crate) group: Option<Group>,
+}
+
+/// `FOREACH items INCASE condition`: the last item is what is walked.
+#[derive(Clone, Debug)]
+pub(crate) struct Foreach {
+    pub(crate) items: Vec<Item>,
+    pub(crate) condition: Option<Expr>,
+    pub(crate) span: Span,
 }
 
 /// One topic filter of FROM.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) filter: String,
     pub(crate) span: Span,
 }
 
 /// One output of SELECT.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Item {
-    Star,
+    Star(Span),
     Expr { expr: Expr, alias: Option<Path> },
 }
 
-#[derive(Debug)]
+/// `DEDUP BY keys WITHIN duration`
+#[derive(Clone, Debug)]
+pub(crate) struct Dedup {
+    pub(crate) keys: Vec<Expr>,
+    pub(crate) within_ms: i64,
+}
+
+/// `SAMPLE 1 IN count BY keys` or `SAMPLE EVERY duration BY keys`
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    pub(crate) rate: SampleRate,
+    pub(crate) keys: Vec<Expr>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SampleRate {
+    OneIn(i64),
+    EveryMs(i64),
+}
+
+/// `GROUP BY keys, window HAVING condition`
+#[derive(Clone, Debug)]
+pub(crate) struct Group {
+    pub(crate) keys: Vec<Expr>,
+    pub(crate) window: Window,
+    pub(crate) having: Option<Expr>,
+}
+
+/// When a group's window begins and ends; all times in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Window {
+    Tumbling { size: i64 },
+    Hopping { size: i64, hop: i64 },
+    Session { gap: i64, longest: i64 },
+}
+
+#[derive(Clone, Debug)]
 pub(crate) struct Expr {
     pub(crate) kind: ExprKind,
     pub(crate) span: Span,
@@ -32,7 +81,7 @@ pub(crate) struct Expr {
     pub(crate) depth: u16,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum ExprKind {
     Null,
     Bool(bool),
@@ -53,6 +102,21 @@ pub(crate) enum ExprKind {
         haystack: Vec<Expr>,
         negated: bool,
     },
+    Like {
+        value: Box<Expr>,
+        pattern: Box<Expr>,
+        negated: bool,
+    },
+    Between {
+        value: Box<Expr>,
+        low: Box<Expr>,
+        high: Box<Expr>,
+        negated: bool,
+    },
+    IsNull {
+        value: Box<Expr>,
+        negated: bool,
+    },
     Call {
         name: String,
         name_span: Span,
@@ -64,11 +128,12 @@ pub(crate) enum ExprKind {
         otherwise: Option<Box<Expr>>,
     },
     Array(Vec<Expr>),
+    Object(Vec<(String, Expr)>),
     Range(Box<Expr>, Box<Expr>),
 }
 
 /// `root.key[1]."other key"`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Path {
     pub(crate) root: String,
     /// Written in double quotes: often meant to be a text.
@@ -77,7 +142,7 @@ pub(crate) struct Path {
     pub(crate) span: Span,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Step {
     Key(String),
     /// From 1; negative from the end; 0 names no element when read.
@@ -97,6 +162,7 @@ pub(crate) enum BinaryOp {
     Divide,
     IntegerDivide,
     Remainder,
+    Join,
     Equal,
     NotEqual,
     Less,
@@ -115,6 +181,7 @@ impl BinaryOp {
             Self::Divide => "/",
             Self::IntegerDivide => "div",
             Self::Remainder => "mod",
+            Self::Join => "||",
             Self::Equal => "=",
             Self::NotEqual => "!=",
             Self::Less => "<",

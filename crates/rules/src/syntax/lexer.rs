@@ -27,7 +27,11 @@ pub(crate) enum Symbol {
     CloseParen,
     OpenBracket,
     CloseBracket,
+    OpenBrace,
+    CloseBrace,
+    Colon,
     Semicolon,
+    Join,
     Star,
     Plus,
     Minus,
@@ -51,7 +55,11 @@ impl Symbol {
             Self::CloseParen => ")",
             Self::OpenBracket => "[",
             Self::CloseBracket => "]",
+            Self::OpenBrace => "{",
+            Self::CloseBrace => "}",
+            Self::Colon => ":",
             Self::Semicolon => ";",
+            Self::Join => "||",
             Self::Star => "*",
             Self::Plus => "+",
             Self::Minus => "-",
@@ -68,7 +76,8 @@ impl Symbol {
 }
 
 /// The longest first: `<=` before `<`.
-const SYMBOLS: [(&str, Symbol); 21] = [
+const SYMBOLS: [(&str, Symbol); 25] = [
+    ("||", Symbol::Join),
     ("..", Symbol::DotDot),
     ("=~", Symbol::TopicMatch),
     ("!=", Symbol::NotEqual),
@@ -82,6 +91,9 @@ const SYMBOLS: [(&str, Symbol); 21] = [
     (")", Symbol::CloseParen),
     ("[", Symbol::OpenBracket),
     ("]", Symbol::CloseBracket),
+    ("{", Symbol::OpenBrace),
+    ("}", Symbol::CloseBrace),
+    (":", Symbol::Colon),
     (";", Symbol::Semicolon),
     ("*", Symbol::Star),
     ("+", Symbol::Plus),
@@ -228,7 +240,7 @@ impl<'s> Lexer<'s, '_> {
             }
             '%' => Some("the remainder is `mod`"),
             '&' => Some("write AND"),
-            '|' => Some("write OR; texts are joined with +"),
+            '|' => Some("write OR; texts are joined with ||"),
             '!' => Some("write NOT, or != for not equal"),
             '#' => Some("a topic filter stands in double quotes; a comment starts with --"),
             _ => None,

@@ -1,6 +1,6 @@
 //! Tokens to a tree. A mistake in one SELECT item does not hide a mistake in the next.
 
-use super::ast::{BinaryOp, Expr, ExprKind, Item, Path, Source, Statement, Step};
+use super::ast::{BinaryOp, Expr, ExprKind, Foreach, Item, Path, Source, Statement, Step};
 use super::lexer::{Symbol, Token, tokenize};
 use crate::diagnostic::{Diagnostic, Span, closest};
 
@@ -17,7 +17,7 @@ const RESERVED: [&str; 24] = [
 ];
 
 /// Clauses of other dialects of SQL, to say so instead of "unexpected".
-const FOREIGN_CLAUSES: [&str; 8] = ["GROUP", "ORDER", "HAVING", "LIMIT", "JOIN", "UNION", "OFFSET", "WINDOW"];
+const FOREIGN_CLAUSES: [&str; 6] = ["ORDER", "LIMIT", "JOIN", "UNION", "OFFSET", "WINDOW"];
 
 /// The statement, as far as it could be read; it is whole when no error was added to `diagnostics`.
 pub(crate) fn parse(sql: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Statement> {
@@ -37,13 +37,13 @@ pub(crate) fn parse(sql: &str, diagnostics: &mut Vec<Diagnostic>) -> Option<Stat
 
 /// The mistake has been reported; the caller skips to a place where reading makes sense again.
 #[derive(Debug)]
-struct Reported;
+pub(super) struct Reported;
 
-type Parsed<T> = Result<T, Reported>;
+pub(super) type Parsed<T> = Result<T, Reported>;
 
-struct Parser<'s, 'd> {
+pub(super) struct Parser<'s, 'd> {
     tokens: Vec<(Token<'s>, Span)>,
-    at: usize,
+    pub(super) at: usize,
     nesting: u16,
     diagnostics: &'d mut Vec<Diagnostic>,
 }
@@ -61,20 +61,23 @@ mod power {
 enum Infix {
     And,
     Or,
-    In { negated: bool },
+    In,
+    Like,
+    Between,
+    Is,
     Binary(BinaryOp),
+}
+
+/// An infix operator, whether NOT stands before it, and how tightly it binds.
+struct InfixToken {
+    infix: Infix,
+    negated: bool,
+    binds: u8,
 }
 
 impl<'s> Parser<'s, '_> {
     fn statement(&mut self) -> Parsed<Statement> {
-        if self.is_keyword("FOREACH") {
-            let span = self.span();
-            return self.fail(
-                Diagnostic::error(span, "FOREACH is not understood by this version").hint("use SELECT"),
-            );
-        }
-        self.expect_keyword("SELECT")?;
-        let items = self.items();
+        let (foreach, items) = self.outputs()?;
         if !self.is_keyword("FROM") {
             let span = self.span();
             let message = format!("expected FROM, found {}", self.describe());
@@ -86,17 +89,47 @@ impl<'s> Parser<'s, '_> {
         }
         self.advance();
         let sources = self.sources()?;
-        let condition = if self.is_keyword("WHERE") {
-            self.advance();
-            Some(self.expression(0)?)
-        } else {
-            None
-        };
+        let condition = self.clause("WHERE")?;
+        let mut statement =
+            Statement { foreach, items, sources, condition, dedup: None, sample: None, group: None };
+        while self.further_clause(&mut statement)? {}
         self.take(Symbol::Semicolon);
         if self.token() != &Token::End {
-            return self.fail_at_end(condition.is_some());
+            return self.fail_at_end(statement.condition.is_some());
         }
-        Ok(Statement { items, sources, condition })
+        Ok(statement)
+    }
+
+    /// `SELECT items`, or `FOREACH lists DO items INCASE condition`.
+    fn outputs(&mut self) -> Parsed<(Option<Foreach>, Vec<Item>)> {
+        let span = self.span();
+        if !self.is_keyword("FOREACH") {
+            self.expect_keyword("SELECT")?;
+            return Ok((None, self.items()));
+        }
+        self.advance();
+        let lists = self.items();
+        let items = if self.is_keyword("DO") {
+            self.advance();
+            self.items()
+        } else {
+            Vec::new()
+        };
+        let condition = self.clause("INCASE")?;
+        if self.is_keyword("WHERE") {
+            let error = Diagnostic::error(self.span(), "WHERE comes after FROM");
+            return self.fail(error.hint("a condition on the elements is INCASE, before FROM"));
+        }
+        Ok((Some(Foreach { items: lists, condition, span }), items))
+    }
+
+    /// A keyword with the condition that follows it, where it stands next.
+    pub(super) fn clause(&mut self, keyword: &str) -> Parsed<Option<Expr>> {
+        if !self.is_keyword(keyword) {
+            return Ok(None);
+        }
+        self.advance();
+        self.expression(0).map(Some)
     }
 
     fn items(&mut self) -> Vec<Item> {
@@ -109,7 +142,7 @@ impl<'s> Parser<'s, '_> {
             if self.take(Symbol::Comma) {
                 continue;
             }
-            if self.is_keyword("FROM") || self.is_keyword("WHERE") || self.token() == &Token::End {
+            if self.ends_items() {
                 return items;
             }
             self.report_expected("`,`, AS or FROM");
@@ -120,9 +153,14 @@ impl<'s> Parser<'s, '_> {
         }
     }
 
+    fn ends_items(&self) -> bool {
+        ["FROM", "WHERE", "DO", "INCASE"].iter().any(|keyword| self.is_keyword(keyword))
+            || self.token() == &Token::End
+    }
+
     fn item(&mut self) -> Parsed<Item> {
         if self.take(Symbol::Star) {
-            return Ok(Item::Star);
+            return Ok(Item::Star(self.last_span()));
         }
         let expr = self.expression(0)?;
         let explicit = self.is_keyword("AS");
@@ -168,7 +206,7 @@ impl<'s> Parser<'s, '_> {
     }
 
     /// An expression whose operators bind at least as tightly as `least`.
-    fn expression(&mut self, least: u8) -> Parsed<Expr> {
+    pub(super) fn expression(&mut self, least: u8) -> Parsed<Expr> {
         self.nesting += 1;
         let result =
             if self.nesting > MAX_EXPRESSION_DEPTH { self.fail_too_deep() } else { self.infix_chain(least) };
@@ -178,14 +216,11 @@ impl<'s> Parser<'s, '_> {
 
     fn infix_chain(&mut self, least: u8) -> Parsed<Expr> {
         let mut left = self.prefix()?;
-        while let Some((infix, binds)) = self.infix() {
+        while let Some(InfixToken { infix, negated, binds }) = self.infix() {
             if binds < least {
                 break;
             }
-            self.advance();
-            if let Infix::In { negated: true } = infix {
-                self.advance();
-            }
+            self.at += 1 + usize::from(negated);
             left = match infix {
                 Infix::And => {
                     let right = self.expression(binds + 1)?;
@@ -195,7 +230,10 @@ impl<'s> Parser<'s, '_> {
                     let right = self.expression(binds + 1)?;
                     any(left, right)
                 }
-                Infix::In { negated } => self.in_list(left, negated)?,
+                Infix::In => self.in_list(left, negated)?,
+                Infix::Like => self.like(left, negated)?,
+                Infix::Between => self.between(left, negated)?,
+                Infix::Is => self.is_null(left)?,
                 Infix::Binary(op) => {
                     let right = self.expression(binds + 1)?;
                     let (span, depth) = (left.span.to(right.span), left.depth.max(right.depth) + 1);
@@ -209,24 +247,29 @@ impl<'s> Parser<'s, '_> {
         Ok(left)
     }
 
-    fn infix(&self) -> Option<(Infix, u8)> {
+    fn infix(&self) -> Option<InfixToken> {
         use BinaryOp as Op;
+        let token = |infix, binds| Some(InfixToken { infix, negated: false, binds });
         let (op, binds) = match self.token() {
-            Token::Word(_) if self.is_keyword("AND") => return Some((Infix::And, power::AND)),
-            Token::Word(_) if self.is_keyword("OR") => return Some((Infix::Or, power::OR)),
-            Token::Word(_) if self.is_keyword("IN") => {
-                return Some((Infix::In { negated: false }, power::COMPARISON));
-            }
-            Token::Word(_) if self.is_keyword("NOT") && self.is_keyword_at(self.at + 1, "IN") => {
-                return Some((Infix::In { negated: true }, power::COMPARISON));
-            }
+            Token::Word(_) if self.is_keyword("AND") => return token(Infix::And, power::AND),
+            Token::Word(_) if self.is_keyword("OR") => return token(Infix::Or, power::OR),
+            Token::Word(_) if self.is_keyword("IS") => return token(Infix::Is, power::COMPARISON),
             Token::Word(_) if self.is_keyword("DIV") => (Op::IntegerDivide, power::PRODUCT),
             Token::Word(_) if self.is_keyword("MOD") => (Op::Remainder, power::PRODUCT),
+            Token::Word(_) => {
+                let negated = self.is_keyword("NOT");
+                let at = self.at + usize::from(negated);
+                let found = [("IN", Infix::In), ("LIKE", Infix::Like), ("BETWEEN", Infix::Between)]
+                    .into_iter()
+                    .find(|(keyword, _)| self.is_keyword_at(at, keyword));
+                return found.map(|(_, infix)| InfixToken { infix, negated, binds: power::COMPARISON });
+            }
             Token::Symbol(symbol) => match symbol {
                 Symbol::Star => (Op::Multiply, power::PRODUCT),
                 Symbol::Slash => (Op::Divide, power::PRODUCT),
                 Symbol::Plus => (Op::Add, power::SUM),
                 Symbol::Minus => (Op::Subtract, power::SUM),
+                Symbol::Join => (Op::Join, power::SUM),
                 Symbol::Equal => (Op::Equal, power::COMPARISON),
                 Symbol::NotEqual => (Op::NotEqual, power::COMPARISON),
                 Symbol::Less => (Op::Less, power::COMPARISON),
@@ -238,7 +281,7 @@ impl<'s> Parser<'s, '_> {
             },
             _ => return None,
         };
-        Some((Infix::Binary(op), binds))
+        token(Infix::Binary(op), binds)
     }
 
     fn prefix(&mut self) -> Parsed<Expr> {
@@ -272,6 +315,7 @@ impl<'s> Parser<'s, '_> {
                 Ok(inner)
             }
             Token::Symbol(Symbol::OpenBracket) => self.array(span),
+            Token::Symbol(Symbol::OpenBrace) => self.object(span),
             _ => self.fail_expected("a value"),
         }
     }
@@ -415,6 +459,11 @@ impl<'s> Parser<'s, '_> {
 
     fn call(&mut self, name: &str, name_span: Span) -> Parsed<Expr> {
         self.expect(Symbol::OpenParen)?;
+        if name.eq_ignore_ascii_case("count") && self.take(Symbol::Star) {
+            self.expect(Symbol::CloseParen)?;
+            let span = name_span.to(self.last_span());
+            return Ok(leaf(ExprKind::Call { name: name.to_owned(), name_span, args: Vec::new() }, span));
+        }
         let args = self.list(Symbol::CloseParen, "`,` or `)`")?;
         let span = name_span.to(self.last_span());
         let depth = deepest(&args) + 1;
@@ -443,6 +492,57 @@ impl<'s> Parser<'s, '_> {
         };
         let (span, depth) = (start.to(self.last_span()), deepest(&elements) + 1);
         Ok(Expr { kind: ExprKind::Array(elements), span, depth })
+    }
+
+    /// `{name: value, 'other name': value}`
+    fn object(&mut self, start: Span) -> Parsed<Expr> {
+        self.expect(Symbol::OpenBrace)?;
+        let mut members = Vec::new();
+        if !self.take(Symbol::CloseBrace) {
+            loop {
+                let name = match self.token() {
+                    Token::Word(name) => (*name).to_owned(),
+                    Token::Quoted(name) | Token::Text(name) => name.clone(),
+                    _ => return self.fail_expected("a member's name"),
+                };
+                self.advance();
+                self.expect(Symbol::Colon)?;
+                members.push((name, self.expression(0)?));
+                if self.take(Symbol::CloseBrace) {
+                    break;
+                }
+                if !self.take(Symbol::Comma) {
+                    return self.fail_expected("`,` or `}`");
+                }
+            }
+        }
+        let depth = members.iter().map(|(_, value)| value.depth).max().unwrap_or(0) + 1;
+        Ok(Expr { kind: ExprKind::Object(members), span: start.to(self.last_span()), depth })
+    }
+
+    fn like(&mut self, value: Expr, negated: bool) -> Parsed<Expr> {
+        let pattern = self.expression(power::COMPARISON + 1)?;
+        let (span, depth) = (value.span.to(pattern.span), value.depth.max(pattern.depth) + 1);
+        let kind = ExprKind::Like { value: Box::new(value), pattern: Box::new(pattern), negated };
+        Ok(Expr { kind, span, depth })
+    }
+
+    fn between(&mut self, value: Expr, negated: bool) -> Parsed<Expr> {
+        let low = self.expression(power::COMPARISON + 1)?;
+        self.expect_keyword("AND")?;
+        let high = self.expression(power::COMPARISON + 1)?;
+        let (span, depth) = (value.span.to(high.span), value.depth.max(low.depth).max(high.depth) + 1);
+        let [value, low, high] = [value, low, high].map(Box::new);
+        Ok(Expr { kind: ExprKind::Between { value, low, high, negated }, span, depth })
+    }
+
+    /// After IS: `NULL` or `NOT NULL`.
+    fn is_null(&mut self, value: Expr) -> Parsed<Expr> {
+        let negated = self.is_keyword("NOT");
+        self.at += usize::from(negated);
+        self.expect_keyword("NULL")?;
+        let (span, depth) = (value.span.to(self.last_span()), value.depth + 1);
+        Ok(Expr { kind: ExprKind::IsNull { value: Box::new(value), negated }, span, depth })
     }
 
     fn in_list(&mut self, needle: Expr, negated: bool) -> Parsed<Expr> {
@@ -498,42 +598,48 @@ impl<'s> Parser<'s, '_> {
         Ok(Expr { kind: ExprKind::Case { subject, branches, otherwise }, span, depth })
     }
 
-    fn token(&self) -> &Token<'s> {
+    pub(super) fn token(&self) -> &Token<'s> {
         &self.tokens[self.at.min(self.tokens.len() - 1)].0
     }
 
-    fn span(&self) -> Span {
+    pub(super) fn span(&self) -> Span {
         self.tokens[self.at.min(self.tokens.len() - 1)].1
     }
 
     /// Of the token before this one.
-    fn last_span(&self) -> Span {
+    pub(super) fn last_span(&self) -> Span {
         self.tokens[self.at.saturating_sub(1).min(self.tokens.len() - 1)].1
     }
 
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         self.at += 1;
     }
 
-    fn take(&mut self, symbol: Symbol) -> bool {
+    pub(super) fn take(&mut self, symbol: Symbol) -> bool {
         let found = self.token() == &Token::Symbol(symbol);
         self.at += usize::from(found);
         found
     }
 
-    fn expect(&mut self, symbol: Symbol) -> Parsed<()> {
+    pub(super) fn expect(&mut self, symbol: Symbol) -> Parsed<()> {
         if self.take(symbol) { Ok(()) } else { self.fail_expected(&format!("`{}`", symbol.text())) }
     }
 
-    fn is_keyword(&self, keyword: &str) -> bool {
+    pub(super) fn is_keyword(&self, keyword: &str) -> bool {
         self.is_keyword_at(self.at, keyword)
     }
 
-    fn is_keyword_at(&self, at: usize, keyword: &str) -> bool {
+    pub(super) fn is_keyword_at(&self, at: usize, keyword: &str) -> bool {
         matches!(self.tokens.get(at), Some((Token::Word(word), _)) if word.eq_ignore_ascii_case(keyword))
     }
 
-    fn expect_keyword(&mut self, keyword: &str) -> Parsed<()> {
+    /// Whether a number with a unit begins at that token.
+    pub(super) fn is_duration_at(&self, at: usize) -> bool {
+        let tokens = self.tokens.get(at).zip(self.tokens.get(at + 1));
+        matches!(tokens, Some(((Token::Integer(_), _), (Token::Word(_), _))))
+    }
+
+    pub(super) fn expect_keyword(&mut self, keyword: &str) -> Parsed<()> {
         if self.is_keyword(keyword) {
             self.advance();
             return Ok(());
@@ -553,10 +659,12 @@ impl<'s> Parser<'s, '_> {
             match self.token() {
                 Token::End => return,
                 Token::Word(_) if self.is_keyword("FROM") => return,
-                Token::Word(_) if open == 0 && self.is_keyword("WHERE") => return,
+                Token::Word(_) if open == 0 && self.ends_items() => return,
                 Token::Symbol(Symbol::Comma) if open == 0 => return,
-                Token::Symbol(Symbol::OpenParen | Symbol::OpenBracket) => open += 1,
-                Token::Symbol(Symbol::CloseParen | Symbol::CloseBracket) => open = open.saturating_sub(1),
+                Token::Symbol(Symbol::OpenParen | Symbol::OpenBracket | Symbol::OpenBrace) => open += 1,
+                Token::Symbol(Symbol::CloseParen | Symbol::CloseBracket | Symbol::CloseBrace) => {
+                    open = open.saturating_sub(1);
+                }
                 _ => {}
             }
             self.advance();
@@ -575,11 +683,11 @@ impl<'s> Parser<'s, '_> {
         }
     }
 
-    fn report(&mut self, diagnostic: Diagnostic) {
+    pub(super) fn report(&mut self, diagnostic: Diagnostic) {
         self.diagnostics.push(diagnostic);
     }
 
-    fn fail<T>(&mut self, diagnostic: Diagnostic) -> Parsed<T> {
+    pub(super) fn fail<T>(&mut self, diagnostic: Diagnostic) -> Parsed<T> {
         self.report(diagnostic);
         Err(Reported)
     }
@@ -601,16 +709,16 @@ impl<'s> Parser<'s, '_> {
         self.report(Diagnostic::error(span, message).maybe_hint(hint));
     }
 
-    fn fail_expected<T>(&mut self, what: &str) -> Parsed<T> {
+    pub(super) fn fail_expected<T>(&mut self, what: &str) -> Parsed<T> {
         self.report_expected(what);
         Err(Reported)
     }
 
     fn fail_at_end<T>(&mut self, after_condition: bool) -> Parsed<T> {
         let expected = if after_condition {
-            "AND, OR or the end of the rule"
+            "AND, OR, GROUP BY or the end of the rule"
         } else {
-            "`,`, WHERE or the end of the rule"
+            "`,`, WHERE, GROUP BY or the end of the rule"
         };
         self.fail_expected(expected)
     }
@@ -623,20 +731,10 @@ impl<'s> Parser<'s, '_> {
 }
 
 fn foreign(word: &str) -> Option<String> {
-    let is = |name: &str| word.eq_ignore_ascii_case(name);
-    if FOREIGN_CLAUSES.iter().any(|c| is(c)) {
-        return Some(format!(
-            "rules have no {} clause: each message is handled by itself",
-            word.to_uppercase()
-        ));
-    }
-    if is("LIKE") {
-        return Some("there is no LIKE; =~ matches a topic filter".to_owned());
-    }
-    if is("BETWEEN") {
-        return Some("there is no BETWEEN; write a >= 1 AND a <= 9".to_owned());
-    }
-    is("IS").then(|| "there is no IS; write is_null(a) or is_not_null(a)".to_owned())
+    FOREIGN_CLAUSES
+        .iter()
+        .any(|clause| word.eq_ignore_ascii_case(clause))
+        .then(|| format!("rules have no {} clause: each message is handled by itself", word.to_uppercase()))
 }
 
 fn is_reserved(word: &str) -> bool {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Map as JsonMap, Value as Json};
-use tidegate_rules::{EvalScratch, Event, Missing, Rule, RuleSet, Template, Value};
+use tidegate_rules::{EvalScratch, Event, EventKind, Missing, Rule, RuleSet, Template, Value};
 
 /// The result of one fact: nothing, or what is wrong.
 pub(crate) type Verdict = Result<(), String>;
@@ -60,7 +60,9 @@ fn evaluate(sql: &str, context: &JsonMap<String, Json>) -> Got {
     };
     let set = RuleSet::new(vec![rule]).expect("there is one rule");
     let text = |key: &str| context.get(key).and_then(Json::as_str);
-    let known = ["topic", "clientid", "username", "payload", "qos", "timestamp"];
+    let known = ["event", "topic", "clientid", "username", "payload", "qos", "timestamp"];
+    let kind =
+        text("event").map_or(EventKind::MessagePublish, |name| EventKind::named(name).expect("a kind"));
     let extra: Vec<(&str, Value<'_>)> = context
         .iter()
         .filter(|(name, _)| !known.contains(&name.as_str()))
@@ -71,6 +73,7 @@ fn evaluate(sql: &str, context: &JsonMap<String, Json>) -> Got {
         text("clientid").unwrap_or("c"),
         text("payload").unwrap_or_default().as_bytes(),
     );
+    event.kind = kind;
     event.username = text("username");
     event.qos = context.get("qos").and_then(Json::as_u64).map_or(0, |qos| u8::try_from(qos).unwrap());
     event.timestamp_ms = context.get("timestamp").and_then(Json::as_i64).unwrap_or(1_700_000_000_123);
@@ -78,7 +81,7 @@ fn evaluate(sql: &str, context: &JsonMap<String, Json>) -> Got {
 
     let mut scratch = EvalScratch::default();
     let mut got = Got::NoMatch;
-    set.for_each_match(event.topic, |_, rule| {
+    set.for_each_reader(&event, |_, rule| {
         got = match rule.evaluate(&mut scratch.start(&event)) {
             Err(error) => Got::Error(error.to_string()),
             Ok(outcome) if outcome.rows().is_empty() => Got::Filtered,
@@ -150,7 +153,9 @@ fn equal(value: &Value<'_>, expected: &Json, tolerance: Option<f64>) -> bool {
         (Value::Null, Json::Null) => true,
         (Value::Bool(v), Json::Bool(e)) => v == e,
         (Value::Int(v), Json::Number(e)) => e.as_i64() == Some(*v),
-        (Value::BigNumber(v), Json::Number(e)) => e.to_string() == **v,
+        (Value::BigNumber(v), Json::Number(e)) => {
+            e.to_string() == **v || (v.contains(['.', 'e', 'E']) && v.parse() == Ok(e.as_f64().unwrap()))
+        }
         (Value::Float(v), Json::Number(e)) => {
             e.is_f64() && e.as_f64().is_some_and(|e| (v - e).abs() <= tolerance.unwrap_or(0.0))
         }

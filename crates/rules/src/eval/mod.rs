@@ -1,0 +1,602 @@
+//! Running a program over one event.
+
+use std::borrow::Cow;
+
+use crate::diagnostic::Span;
+use crate::error::{EvalError, EvalErrorKind};
+use crate::event::{Column, Event};
+use crate::functions::{Call, State};
+use crate::json::{JsonError, JsonProblem, Tape};
+use crate::meter::{EvalLimits, Meter};
+use crate::operators;
+use crate::program::{ExprId, Foreach, Node, Output, Program, ReadStep, Slot, Variable};
+use crate::row::Row;
+use crate::value::{Map, Value};
+use crate::write_path;
+
+/// Arguments that are passed without an allocation.
+const INLINE_ARGS: usize = 4;
+
+/// The memory that evaluations use again and again: one for each thread or connection.
+#[derive(Debug, Default)]
+pub struct EvalScratch {
+    /// Where the values of this message's payload are.
+    payload: Tape,
+    /// The same for texts that a rule decodes.
+    decoded: Tape,
+    /// What functions keep from call to call.
+    pub(crate) functions: State,
+    limits: EvalLimits,
+}
+
+impl EvalScratch {
+    /// With other limits than the default ones for every evaluation.
+    pub fn with_limits(limits: EvalLimits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Begins with a message. All rules that evaluate it share one reading of its payload, made when the first of
+    /// them looks inside.
+    pub fn start<'s, 'e>(&'s mut self, event: &'e Event<'e>) -> Evaluator<'s, 'e> {
+        Evaluator { event, scratch: self, payload: PayloadState::Unread }
+    }
+}
+
+/// One message on its way through the rules.
+#[derive(Debug)]
+pub struct Evaluator<'s, 'e> {
+    event: &'e Event<'e>,
+    scratch: &'s mut EvalScratch,
+    payload: PayloadState<'e>,
+}
+
+/// What is known of the payload as JSON.
+#[derive(Clone, Copy, Debug)]
+enum PayloadState<'e> {
+    Unread,
+    /// The tape holds where the values of this text are.
+    Read(&'e str),
+    NotJson(JsonError),
+}
+
+impl<'e> Evaluator<'_, 'e> {
+    /// The message.
+    pub fn event(&self) -> &'e Event<'e> {
+        self.event
+    }
+
+    fn payload_text(&mut self) -> Result<&'e str, JsonError> {
+        if let PayloadState::Unread = self.payload {
+            self.payload = match std::str::from_utf8(self.event.payload) {
+                Ok(text) => match self.scratch.payload.read(text) {
+                    Ok(()) => PayloadState::Read(text),
+                    Err(error) => PayloadState::NotJson(error),
+                },
+                Err(error) => PayloadState::NotJson(JsonError {
+                    problem: JsonProblem::NotUtf8,
+                    at: error.valid_up_to(),
+                }),
+            };
+        }
+        match self.payload {
+            PayloadState::Read(text) => Ok(text),
+            PayloadState::NotJson(error) => Err(error),
+            PayloadState::Unread => unreachable!("it has just been read"),
+        }
+    }
+}
+
+/// What a program made of an event.
+#[derive(Debug)]
+pub(crate) enum Made<'r> {
+    /// Nothing, because the condition is false.
+    Filtered,
+    One(Row<'r>),
+    /// Of FOREACH; or none, because a window took the event.
+    Many(Vec<Row<'r>>),
+}
+
+/// What the program makes of the event.
+pub(crate) fn run<'r, 'e: 'r>(
+    program: &'r Program,
+    on: &mut Evaluator<'_, 'e>,
+) -> Result<Made<'r>, EvalError> {
+    if program.is_stateful() {
+        return Err(EvalError { kind: EvalErrorKind::NeedsState, span: Span::default() });
+    }
+    let mut machine = Machine::new(program, on);
+    if machine.is_selected()? { machine.rows() } else { Ok(Made::Filtered) }
+}
+
+pub(crate) struct Machine<'m, 's, 'e, 'r> {
+    pub(crate) program: &'r Program,
+    on: &'m mut Evaluator<'s, 'e>,
+    pub(crate) meter: Meter,
+    event: &'r Event<'r>,
+    /// In the order of the program; the last ones may still be missing.
+    slots: Vec<Value<'r>>,
+    /// The elements that map() and filter() are at, the innermost last.
+    locals: Vec<Value<'r>>,
+    /// Of each lag() and changed(): the value before, and whether this one is another.
+    pub(crate) history: Vec<(Value<'r>, bool)>,
+    /// The window that is being closed.
+    pub(crate) closing: Option<&'r Closing>,
+    /// Whether the outputs of SELECT or the lists of FOREACH have been made for the condition.
+    outputs_made: bool,
+    /// What FOREACH walks.
+    collection: Value<'r>,
+}
+
+/// A window that is being closed: its keys and what was made of its messages.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(crate) keys: Vec<Value<'static>>,
+    pub(crate) aggregates: Vec<Value<'static>>,
+    pub(crate) start_ms: i64,
+    pub(crate) end_ms: i64,
+}
+
+impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
+    pub(crate) fn new(program: &'r Program, on: &'m mut Evaluator<'s, 'e>) -> Self {
+        Self {
+            program,
+            meter: Meter::new(on.scratch.limits),
+            event: on.event,
+            on,
+            slots: Vec::new(),
+            locals: Vec::new(),
+            history: Vec::new(),
+            closing: None,
+            outputs_made: false,
+            collection: Value::Undefined,
+        }
+    }
+
+    /// Whether the condition is true. It goes first: most messages of a filtering rule end there, before anything is
+    /// made.
+    pub(crate) fn is_selected(&mut self) -> Result<bool, EvalError> {
+        let program = self.program;
+        if program.condition_reads_outputs {
+            self.first_outputs()?;
+        }
+        program.condition.map_or(Ok(true), |condition| self.condition(condition))
+    }
+
+    /// The rows of an event that is selected.
+    pub(crate) fn rows(&mut self) -> Result<Made<'r>, EvalError> {
+        let program = self.program;
+        if !self.outputs_made {
+            self.first_outputs()?;
+        }
+        match &program.foreach {
+            None => Ok(Made::One(self.finished())),
+            Some(foreach) => self.walk_collection(foreach).map(Made::Many),
+        }
+    }
+
+    /// The outputs of a window.
+    pub(crate) fn window_outputs(mut self) -> Result<Vec<Value<'r>>, EvalError> {
+        let program = self.program;
+        self.outputs(&program.outputs)?;
+        Ok(self.slots)
+    }
+
+    /// Of SELECT, or the lists of FOREACH.
+    fn first_outputs(&mut self) -> Result<(), EvalError> {
+        self.outputs_made = true;
+        let program = self.program;
+        match &program.foreach {
+            None => self.outputs(&program.outputs),
+            Some(foreach) => {
+                let Some((last, before)) = foreach.outputs.split_last() else { return Ok(()) };
+                self.outputs(before)?;
+                let value = self.eval(last.expr)?;
+                self.collection = value.clone();
+                self.write(last, value).map_err(|kind| EvalError { kind, span: last.span })
+            }
+        }
+    }
+
+    fn outputs(&mut self, outputs: &'r [Output]) -> Result<(), EvalError> {
+        self.slots.reserve_exact(self.program.slots.len() - self.slots.len().min(self.program.slots.len()));
+        for output in outputs {
+            let value = self.eval(output.expr)?;
+            self.write(output, value).map_err(|kind| EvalError { kind, span: output.span })?;
+        }
+        Ok(())
+    }
+
+    /// A row of the slots that DO or SELECT made; those of FOREACH stay.
+    fn finished(&mut self) -> Row<'r> {
+        let hidden = self.program.hidden;
+        let slots = if hidden == 0 { std::mem::take(&mut self.slots) } else { self.slots.split_off(hidden) };
+        Row::new(self.event, self.program, slots)
+    }
+
+    fn walk_collection(&mut self, foreach: &'r Foreach) -> Result<Vec<Row<'r>>, EvalError> {
+        let span = foreach.outputs.last().map_or(Span::default(), |last| last.span);
+        let here = |kind| EvalError { kind, span };
+        let collection = match std::mem::take(&mut self.collection) {
+            // A payload, or another text, that is an array's JSON.
+            Value::Str(text) => self.decode_text(text).map_err(here)?.unwrap_or_default(),
+            other => other,
+        };
+        self.meter.walk(&collection).map_err(here)?;
+        let elements = collection.elements().unwrap_or_default();
+        self.meter.elements(elements.len()).map_err(here)?;
+        let program = self.program;
+        let has_do = program.hidden > 0;
+        let mut rows = Vec::new();
+        for element in elements {
+            self.set(foreach.item, element);
+            if let Some(condition) = foreach.condition
+                && !self.condition(condition)?
+            {
+                continue;
+            }
+            self.meter.elements(program.slots.len()).map_err(here)?;
+            if has_do {
+                self.outputs(&program.outputs)?;
+                rows.push(self.finished());
+            } else {
+                self.slots.iter().try_for_each(|value| self.meter.make(value)).map_err(here)?;
+                rows.push(Row::new(self.event, program, self.slots.clone()));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Slots are numbered in the order in which they are first written, so a new one is the next.
+    fn set(&mut self, slot: Slot, value: Value<'r>) {
+        match self.slots.get_mut(slot) {
+            Some(place) => *place = value,
+            None => self.slots.push(value),
+        }
+    }
+
+    fn write(&mut self, output: &'r Output, value: Value<'r>) -> Result<(), EvalErrorKind> {
+        if output.steps.is_empty() {
+            self.meter.make(&value)?;
+            self.set(output.slot, value);
+            return Ok(());
+        }
+        self.meter.elements(output.steps.len())?;
+        let mut target = match self.slots.get_mut(output.slot).map(std::mem::take) {
+            Some(existing) => existing,
+            // Below `SELECT *` the event's own column is what is changed.
+            None if self.program.star => self.event.column(&self.program.slots[output.slot]),
+            None => Value::Undefined,
+        };
+        if *self.program.slots[output.slot] == *"payload"
+            && let Value::Str(text) = &target
+        {
+            target = self.decode_text(text.clone())?.unwrap_or_default();
+        }
+        write_path::write(&mut target, &output.steps, value, &mut self.meter)?;
+        self.meter.make(&target)?;
+        self.set(output.slot, target);
+        Ok(())
+    }
+
+    pub(crate) fn condition(&mut self, id: ExprId) -> Result<bool, EvalError> {
+        let span = self.program.nodes[id.0 as usize].1;
+        let value = self.eval(id)?;
+        operators::truth(&value).map_err(|kind| EvalError { kind, span })
+    }
+
+    pub(crate) fn eval(&mut self, id: ExprId) -> Result<Value<'r>, EvalError> {
+        let program = self.program;
+        let (node, span) = &program.nodes[id.0 as usize];
+        let here = |kind| EvalError { kind, span: *span };
+        self.meter.step().map_err(here)?;
+        match node {
+            Node::Constant(value) => Ok(borrow(value)),
+            Node::Variable(variable) => self.variable(variable).map_err(|e| e.at(*span)),
+            Node::Negate(inner) => {
+                let value = self.eval(*inner)?;
+                operators::negate(&value).map_err(here)
+            }
+            Node::Not(inner) => Ok(Value::Bool(!self.condition(*inner)?)),
+            Node::Binary(op, left, right) => {
+                let (left, right) = (self.eval(*left)?, self.eval(*right)?);
+                operators::binary(*op, &left, &right, &mut self.meter).map_err(here)
+            }
+            Node::All(list) => {
+                for id in list {
+                    if !self.condition(*id)? {
+                        return Ok(Value::Bool(false));
+                    }
+                }
+                Ok(Value::Bool(true))
+            }
+            Node::Any(list) => {
+                for id in list {
+                    if self.condition(*id)? {
+                        return Ok(Value::Bool(true));
+                    }
+                }
+                Ok(Value::Bool(false))
+            }
+            Node::In { needle, haystack, negated } => {
+                let needle = self.eval(*needle)?;
+                let mut found = false;
+                for candidate in haystack {
+                    let candidate = self.eval(*candidate)?;
+                    self.meter.walk(&needle).and_then(|()| self.meter.walk(&candidate)).map_err(here)?;
+                    if operators::same(&needle, &candidate) {
+                        found = true;
+                        break;
+                    }
+                }
+                Ok(Value::Bool(found != *negated && !needle.is_undefined()))
+            }
+            Node::Like { value, pattern, negated } => {
+                let (value, pattern) = (self.eval(*value)?, self.eval(*pattern)?);
+                let matches = operators::like(&value, &pattern, &mut self.meter).map_err(here)?;
+                Ok(Value::Bool(matches.is_some_and(|matches| matches != *negated)))
+            }
+            Node::Between { value, low, high, negated } => {
+                let value = self.eval(*value)?;
+                let (low, high) = (self.eval(*low)?, self.eval(*high)?);
+                if [&value, &low, &high].into_iter().any(Value::is_undefined) {
+                    return Ok(Value::Bool(false));
+                }
+                let within = operators::is_between(&value, &low, &high, &mut self.meter).map_err(here)?;
+                Ok(Value::Bool(within != *negated))
+            }
+            Node::IsNull { value, negated } => {
+                let is_null = matches!(self.eval(*value)?, Value::Undefined | Value::Null);
+                Ok(Value::Bool(is_null != *negated))
+            }
+            Node::Call { function, args } => {
+                if args.len() <= INLINE_ARGS {
+                    let mut values = [const { Value::Undefined }; INLINE_ARGS];
+                    for (value, arg) in values.iter_mut().zip(args) {
+                        *value = self.eval(*arg)?;
+                    }
+                    function.run(&mut self.call_context(), &mut values[..args.len()]).map_err(here)
+                } else {
+                    let mut values = Vec::with_capacity(args.len());
+                    for arg in args {
+                        values.push(self.eval(*arg)?);
+                    }
+                    function.run(&mut self.call_context(), &mut values).map_err(here)
+                }
+            }
+            Node::Case { subject, branches, otherwise } => {
+                let subject = subject.map(|id| self.eval(id)).transpose()?;
+                for (when, then) in branches {
+                    let chosen = match &subject {
+                        Some(subject) => {
+                            let candidate = self.eval(*when)?;
+                            self.meter
+                                .walk(subject)
+                                .and_then(|()| self.meter.walk(&candidate))
+                                .map_err(here)?;
+                            operators::same(subject, &candidate)
+                        }
+                        None => self.condition(*when)?,
+                    };
+                    if chosen {
+                        return self.eval(*then);
+                    }
+                }
+                otherwise.map_or(Ok(Value::Undefined), |id| self.eval(id))
+            }
+            Node::Array(list) => {
+                let mut items = Vec::with_capacity(list.len());
+                for id in list {
+                    items.push(self.eval(*id)?);
+                }
+                let array = Value::array(items);
+                self.meter.make(&array).map_err(here)?;
+                Ok(array)
+            }
+            Node::Object(members) => {
+                let mut map = Map::new();
+                for (name, value) in members {
+                    let value = self.eval(*value)?;
+                    if !value.is_undefined() {
+                        map.insert(Cow::Borrowed(&**name), value);
+                    }
+                }
+                let object = Value::map(map);
+                self.meter.make(&object).map_err(here)?;
+                Ok(object)
+            }
+            Node::Range(first, last) => {
+                let (first, last) = (self.eval(*first)?, self.eval(*last)?);
+                operators::range(&first, &last, &mut self.meter).map_err(here)
+            }
+            Node::Map { array, body } => self.over_elements(*array, *span, |this, _, made| {
+                made.push(this.eval(*body)?);
+                Ok(())
+            }),
+            Node::Filter { array, body } => self.over_elements(*array, *span, |this, element, made| {
+                if this.condition(*body)? {
+                    made.push(element);
+                }
+                Ok(())
+            }),
+            Node::Previous(at) => {
+                Ok(self.history.get(*at).map(|(value, _)| value.clone()).unwrap_or_default())
+            }
+            Node::Changed(at) => Ok(Value::Bool(self.history.get(*at).is_some_and(|(_, changed)| *changed))),
+            Node::Key(at) => Ok(self.closing.and_then(|c| c.keys.get(*at)).map(borrow).unwrap_or_default()),
+            Node::Aggregate(at) => {
+                Ok(self.closing.and_then(|c| c.aggregates.get(*at)).map(borrow).unwrap_or_default())
+            }
+            Node::WindowStart => Ok(self.closing.map_or(Value::Undefined, |c| c.start_ms.into())),
+            Node::WindowEnd => Ok(self.closing.map_or(Value::Undefined, |c| c.end_ms.into())),
+        }
+    }
+
+    /// What `each` makes of an array's elements, each of them the innermost local variable in turn.
+    fn over_elements(
+        &mut self,
+        array: ExprId,
+        span: Span,
+        mut each: impl FnMut(&mut Self, Value<'r>, &mut Vec<Value<'r>>) -> Result<(), EvalError>,
+    ) -> Result<Value<'r>, EvalError> {
+        let here = |kind| EvalError { kind, span };
+        let array = match self.eval(array)? {
+            Value::Str(text) => self.decode_text(text).map_err(here)?.unwrap_or_default(),
+            other => other,
+        };
+        if array.is_undefined() {
+            return Ok(Value::Undefined);
+        }
+        self.meter.walk(&array).map_err(here)?;
+        let wrong = || EvalErrorKind::WrongType {
+            operation: "map() or filter()",
+            expected: "an array",
+            found: array.kind(),
+        };
+        let elements = array.elements().ok_or_else(|| here(wrong()))?;
+        self.meter.elements(elements.len()).map_err(here)?;
+        let mut made = Vec::new();
+        for element in elements {
+            self.locals.push(element.clone());
+            let done = each(self, element, &mut made);
+            self.locals.pop();
+            done?;
+        }
+        let made = Value::array(made);
+        self.meter.make(&made).map_err(here)?;
+        Ok(made)
+    }
+
+    fn call_context(&mut self) -> Call<'_, 'r> {
+        let scratch = &mut *self.on.scratch;
+        Call {
+            event: self.event,
+            meter: &mut self.meter,
+            tape: &mut scratch.decoded,
+            state: &mut scratch.functions,
+        }
+    }
+
+    fn variable(&mut self, variable: &'r Variable) -> Result<Value<'r>, Failure> {
+        if let Some(local) = variable.local {
+            let value = self.locals.get(local).cloned().unwrap_or_default();
+            return self.walk(value, &variable.steps);
+        }
+        for slot in [variable.slot, variable.outer].into_iter().flatten() {
+            let Some(value) = self.slots.get(slot) else { continue };
+            if let (Value::Str(Cow::Owned(text)), []) = (value, &*variable.steps) {
+                self.meter.bytes(text.len())?;
+            }
+            let value = self.walk(value.clone(), &variable.steps)?;
+            if !value.is_undefined() {
+                return Ok(value);
+            }
+        }
+        let event = self.event;
+        match (variable.column, &*variable.steps) {
+            (Some(Column::Payload), steps @ [_, ..]) if event.raw_payload().is_some() => self.payload(steps),
+            (column, []) => Ok(event.resolve(&variable.name, column)),
+            (column, steps) => {
+                if let Some(column) = column
+                    && event.extra.is_empty()
+                    && let Some(value) = event.member(column, &mut steps.iter().map_while(as_key))
+                    && steps.iter().all(|s| as_key(s).is_some())
+                {
+                    return Ok(value);
+                }
+                self.walk(event.resolve(&variable.name, column), steps)
+            }
+        }
+    }
+
+    /// A path into the payload, over the tape while the steps are plain.
+    fn payload(&mut self, steps: &'r [ReadStep]) -> Result<Value<'r>, Failure> {
+        let text: &'r str = self.on.payload_text().map_err(EvalErrorKind::NotJson)?;
+        self.meter.scan(text.len())?;
+        let tape = &self.on.scratch.payload;
+        let (mut entry, mut rest) = (0, steps);
+        while let [step, further @ ..] = rest {
+            let found = match step {
+                ReadStep::Key(key) => tape.member(entry, key, text),
+                ReadStep::Index(index) => tape.element(entry, *index),
+                ReadStep::Computed(_) | ReadStep::Slice(..) => break,
+            };
+            // A text may hold JSON itself: that is looked into as any other value.
+            let Some(found) = found else {
+                if tape.is_string(entry) {
+                    break;
+                }
+                return self.walk(Value::Undefined, rest);
+            };
+            (entry, rest) = (found, further);
+        }
+        let value = tape.value(entry, text);
+        self.walk(value, rest)
+    }
+
+    fn walk(&mut self, mut value: Value<'r>, steps: &'r [ReadStep]) -> Result<Value<'r>, Failure> {
+        for step in steps {
+            self.meter.step()?;
+            match value {
+                // A text that holds JSON is looked into; one that does not has no fields.
+                Value::Str(text) => value = self.decode_text(text)?.unwrap_or_default(),
+                Value::Json(json) => self.meter.scan(json.text().len())?,
+                _ => {}
+            }
+            value = match step {
+                ReadStep::Key(key) => value.get(key),
+                ReadStep::Index(index) => value.element(*index),
+                ReadStep::Computed(id) => match self.eval(*id)? {
+                    Value::Int(index) => value.element(index),
+                    Value::Str(key) => value.get(&key),
+                    _ => Value::Undefined,
+                },
+                ReadStep::Slice(first, last) => operators::slice(&value, *first, *last, &mut self.meter)?,
+            };
+        }
+        Ok(value)
+    }
+
+    fn decode_text(&mut self, text: Cow<'r, str>) -> Result<Option<Value<'r>>, EvalErrorKind> {
+        Ok(self.call_context().decode(text)?.ok())
+    }
+}
+
+/// A failure of this expression, whose place is still to be added, or of one inside it.
+enum Failure {
+    Here(EvalErrorKind),
+    Inside(EvalError),
+}
+
+impl Failure {
+    fn at(self, span: Span) -> EvalError {
+        match self {
+            Self::Here(kind) => EvalError { kind, span },
+            Self::Inside(error) => error,
+        }
+    }
+}
+
+impl From<EvalErrorKind> for Failure {
+    fn from(kind: EvalErrorKind) -> Self {
+        Self::Here(kind)
+    }
+}
+
+impl From<EvalError> for Failure {
+    fn from(error: EvalError) -> Self {
+        Self::Inside(error)
+    }
+}
+
+fn as_key(step: &ReadStep) -> Option<&str> {
+    if let ReadStep::Key(key) = step { Some(key) } else { None }
+}
+
+/// A constant without a copy of its text.
+fn borrow<'r>(constant: &'r Value<'static>) -> Value<'r> {
+    match constant {
+        Value::Str(text) => Value::Str(Cow::Borrowed(text)),
+        Value::BigNumber(digits) => Value::BigNumber(Cow::Borrowed(digits)),
+        other => other.clone(),
+    }
+}
