@@ -1,25 +1,28 @@
 //! The broker: what all connections share, and the handle that an embedder holds.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tidegate_codec::{Decoder, Publish, ReasonCode};
 use tidegate_rules::DuplicateRuleId;
-use tidegate_session::{DueWill, Message};
+use tidegate_session::{DueWill, Limits, Message};
 use tidegate_topic::TopicName;
 use tokio::sync::{Notify, watch};
 
-use crate::config::Config;
+use crate::config::{Config, ListenerOptions};
 use crate::connection;
+use crate::delayed::DelayedMessages;
 use crate::entry::{Entry, Kick};
-use crate::fanout::Fanout;
+use crate::fanout::{Fanout, Outgoing};
 use crate::listener::{ACCEPT_PAUSE, Listener, Peer};
 use crate::metrics::Metrics;
 use crate::pipeline::{Origin, Pipeline, RuleBinding, Stalled};
+use crate::receive::{Refused, Resolve};
 use crate::registry::Registry;
+use crate::retained::Retained;
 use crate::timers::Timers;
 use crate::turn::RuleWork;
 
@@ -37,7 +40,15 @@ pub(crate) struct Core {
     pub(crate) metrics: Metrics,
     pub(crate) registry: Registry,
     pub(crate) fanout: Fanout,
-    pub(crate) timers: Timers,
+    pub(crate) retained: Retained,
+    pub(crate) delayed: DelayedMessages,
+    /// Sessions at rest to look at. An entry decides itself what is due, so a stale time is harmless. Bounded by the
+    /// sessions: each puts at most two times in when it comes to rest.
+    pub(crate) timers: Timers<Weak<Entry>>,
+    /// Neither rewrites nor a deny list look at what is published.
+    pub(crate) takes_topics_as_they_are: bool,
+    /// The most sessions that were online at one time.
+    pub(crate) most_online: AtomicI64,
     pipeline: ArcSwap<Pipeline>,
     open_connections: AtomicUsize,
     last_closed: Notify,
@@ -53,7 +64,8 @@ pub(crate) struct Routed {
 }
 
 impl Broker {
-    /// A broker with these rules. Starts the task that watches over delayed wills and expiring sessions.
+    /// A broker with these rules. Starts the tasks that wait for what is to happen later: delayed wills, expiring
+    /// sessions, delayed messages, expired retained messages, and `$SYS`.
     ///
     /// # Errors
     /// When two rules have one id.
@@ -63,17 +75,26 @@ impl Broker {
     pub fn start(config: Config, rules: Vec<RuleBinding>, metrics: Metrics) -> Result<Self, DuplicateRuleId> {
         let pipeline = Pipeline::new(rules, &metrics)?;
         let core = Arc::new(Core {
-            config,
             metrics,
             registry: Registry::new(),
-            fanout: Fanout::new(),
+            fanout: Fanout::new(config.shared),
+            retained: Retained::new(config.retained.clone()),
+            delayed: DelayedMessages::new(config.delayed.clone()),
+            takes_topics_as_they_are: config.rewrites.is_empty() && config.denied.denies_no_publish(),
+            most_online: AtomicI64::new(0),
+            config,
             timers: Timers::new(),
             pipeline: ArcSwap::from_pointee(pipeline),
             open_connections: AtomicUsize::new(0),
             last_closed: Notify::new(),
             stopping: watch::Sender::new(false),
         });
-        tokio::spawn(watch_timers(Arc::clone(&core)));
+        spawn_until_stopped(&core, watch_timers(Arc::clone(&core)));
+        spawn_until_stopped(&core, Arc::clone(&core).publish_delayed());
+        spawn_until_stopped(&core, Arc::clone(&core).sweep_retained());
+        if let Some(interval) = core.config.sys_interval {
+            spawn_until_stopped(&core, Arc::clone(&core).publish_sys(interval));
+        }
         Ok(Self { core })
     }
 
@@ -88,24 +109,31 @@ impl Broker {
     }
 
     /// Serves connections from `listener` until [`Broker::shutdown`]. Each runs as a task of its own.
-    pub async fn serve<L: Listener>(&self, mut listener: L) {
+    pub async fn serve<L: Listener>(&self, listener: L) {
+        self.serve_with(listener, ListenerOptions::default()).await;
+    }
+
+    /// Does as [`Broker::serve`], with options for the clients of this listener.
+    pub async fn serve_with<L: Listener>(&self, mut listener: L, options: ListenerOptions) {
+        let options = Arc::new(options);
         loop {
             tokio::select! {
-                accepted = listener.accept() => self.accepted(accepted).await,
+                accepted = listener.accept() => self.accepted(accepted, &options).await,
                 () = self.core.stopped() => return,
             }
         }
     }
 
-    async fn accepted<S>(&self, accepted: io::Result<(S, Peer)>)
+    async fn accepted<S>(&self, accepted: io::Result<(S, Peer)>, options: &Arc<ListenerOptions>)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         match accepted {
             Ok((stream, peer)) => match OpenConnection::count(&self.core) {
                 Some(open) => {
+                    let options = Arc::clone(options);
                     tokio::spawn(async move {
-                        connection::serve(Arc::clone(&open.core), stream, peer).await;
+                        connection::serve(Arc::clone(&open.core), options, stream, peer).await;
                         drop(open);
                     });
                 }
@@ -189,24 +217,34 @@ impl Core {
         let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
     }
 
-    /// The whole way of one message: rules and their destinations, the retained tree, the subscribers.
+    /// The limits of sessions that begin at a listener.
+    pub(crate) fn limits<'a>(&'a self, listener: &'a ListenerOptions) -> &'a Arc<Limits> {
+        listener.limits.as_ref().unwrap_or(&self.config.limits)
+    }
+
+    /// The whole way of one message: the retained tree, rules and their destinations, the subscribers.
     pub(crate) fn route(
         &self,
         origin: &Origin<'_>,
-        entry: Option<&Arc<Entry>>,
         topic: TopicName<'_>,
         publish: &Publish<'_>,
         work: &mut RuleWork,
         now: Instant,
     ) -> Routed {
-        self.metrics.received[publish.qos as usize].inc();
-        let ruled = self.pipeline.load().run(origin, publish, wall_clock_ms(), work);
         let mut message = None;
         if publish.retain {
             let kept = message.insert(Arc::new(Message::from_publish(topic.as_str(), publish, now)));
-            self.fanout.retain(topic, kept, &self.metrics);
+            if let Err(not_kept) = self.retained.keep(topic, kept) {
+                self.metrics.not_retained.with_label_values(&[not_kept.name()]).inc();
+                if origin.can_be_refused && publish.packet_id.is_some() {
+                    return self.refuse(Refused::RetainedFull);
+                }
+            }
+            self.count_retained();
         }
-        let clients = self.fanout.deliver(entry, topic, publish, &mut message, now, &self.metrics);
+        let ruled = self.pipeline.load().run(origin, publish, wall_clock_ms(), work);
+        let outgoing = Outgoing { entry: origin.entry, client_id: origin.client_id, topic, publish };
+        let clients = self.fanout.deliver(&outgoing, &mut message, now, &self.metrics);
         self.metrics.delivered.inc_by(clients as u64);
         let answer = match (ruled.waits, ruled.selected + clients) {
             (true, _) => None,
@@ -216,32 +254,30 @@ impl Core {
         Routed { answer, stalled: ruled.stalled }
     }
 
-    /// Publishes a will. Waits where a destination is full.
-    pub(crate) async fn publish_will(&self, client_id: &str, will: DueWill) {
+    /// Publishes the will of the client of `entry`. Waits where a destination is full.
+    pub(crate) async fn publish_will(&self, entry: &Entry, will: DueWill) {
         let now = now();
         let message = will.into_message(now);
-        let stalled = {
-            let publish = message.as_publish(now);
-            let Ok(topic) = TopicName::parse(publish.topic) else { return };
-            let mut work = RuleWork::default();
-            let origin = Origin { client_id, username: None, peer: None, settle: None };
-            let routed = self.route(&origin, None, topic, &publish, &mut work, now);
-            work.touched.flush();
-            routed.stalled
-        };
-        if let Some(mut stalled) = stalled {
-            std::future::poll_fn(|cx| stalled.poll(cx)).await;
-        }
+        let origin = Origin::unattended(&entry.client_id).inside(entry.mount.as_ref());
+        self.publish(&origin, &message.as_publish(now), now, Resolve::Yes).await;
     }
 }
 
-/// Publishes delayed wills and ends expired sessions, each when its time comes.
+/// Runs a task of the broker's own until it is shut down.
+fn spawn_until_stopped(core: &Arc<Core>, task: impl Future<Output = ()> + Send + 'static) {
+    let core = Arc::clone(core);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = task => {}
+            () = core.stopped() => {}
+        }
+    });
+}
+
+/// Publishes delayed wills and ends expired sessions, each when its time comes. Never returns.
 async fn watch_timers(core: Arc<Core>) {
     loop {
-        let entry = tokio::select! {
-            entry = core.timers.next() => entry,
-            () = core.stopped() => return,
-        };
+        let Some(entry) = core.timers.next().await.upgrade() else { continue };
         let (will, expired) = entry.due(now());
         if let Some(rest) = expired {
             core.discard(&entry, &rest.session);
@@ -249,7 +285,7 @@ async fn watch_timers(core: Arc<Core>) {
         if let Some(will) = will {
             let core = Arc::clone(&core);
             // A full destination holds this will up, not the other timers.
-            tokio::spawn(async move { core.publish_will(&entry.client_id, will).await });
+            tokio::spawn(async move { core.publish_will(&entry, will).await });
         }
     }
 }

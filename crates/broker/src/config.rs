@@ -5,6 +5,14 @@ use std::time::Duration;
 
 use tidegate_session::Limits;
 
+use crate::access::DenyList;
+use crate::auto_subscribe::AutoSubscription;
+use crate::delayed::DelayedLimits;
+use crate::mount::Mountpoint;
+use crate::retained::RetainedLimits;
+use crate::rewrite::Rewrite;
+use crate::shared::SharedStrategy;
+
 /// Settings of a [`Broker`](crate::Broker). `Default` is what the binary uses without configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -21,8 +29,41 @@ pub struct Config {
     /// Deliveries that may wait between a publisher's task and a subscriber's. Above it they are dropped and counted:
     /// a subscriber that is this late never slows a publisher.
     pub mailbox_messages: usize,
+    /// Bytes of those deliveries, each counted whole although receivers share it.
+    pub mailbox_bytes: usize,
     /// How long a shutdown waits for what is in flight before it ends the conversations.
     pub drain_timeout: Duration,
+    /// Which member of a shared subscription gets a message.
+    pub shared: SharedStrategy,
+    /// Topics that nobody may use.
+    pub denied: DenyList,
+    /// Levels of `+` in one filter; one with more is refused with Topic filter invalid (0x8F). What a message costs
+    /// to match grows with it, see [`SubscriptionTree`](tidegate_topic::SubscriptionTree).
+    pub max_plus_levels: usize,
+    /// What may be retained.
+    ///
+    /// A message beyond it is refused with Quota exceeded (0x97) where the publisher waits for an answer that can say
+    /// so (QoS 1 and 2 in 5.0), and is then handed to nobody. Otherwise it is handed on as usual and not retained.
+    /// Both are counted.
+    pub retained: RetainedLimits,
+    /// What `$delayed/SECONDS/topic` may hold back.
+    pub delayed: DelayedLimits,
+    /// Rewrites of topics, in order.
+    pub rewrites: Vec<Rewrite>,
+    /// What every client is subscribed to when it connects.
+    pub auto_subscriptions: Vec<AutoSubscription>,
+    /// How often the broker publishes what it knows of itself under `$SYS/broker`; `None` for never.
+    pub sys_interval: Option<Duration>,
+}
+
+/// What holds for the clients of one listener.
+#[derive(Debug, Clone, Default)]
+pub struct ListenerOptions {
+    /// The name space of their topics.
+    pub mountpoint: Option<Mountpoint>,
+    /// Limits of their sessions in place of [`Config::limits`]. A session that is resumed keeps those with which it
+    /// began; the size of packets is one for all listeners.
+    pub limits: Option<Arc<Limits>>,
 }
 
 impl Default for Config {
@@ -34,7 +75,16 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(10),
             write_high_water_bytes: 64 * 1024,
             mailbox_messages: 10_000,
+            mailbox_bytes: 16 << 20,
             drain_timeout: Duration::from_secs(10),
+            shared: SharedStrategy::RoundRobin,
+            denied: DenyList::default(),
+            max_plus_levels: 16,
+            retained: RetainedLimits::default(),
+            delayed: DelayedLimits::default(),
+            rewrites: Vec::new(),
+            auto_subscriptions: Vec::new(),
+            sys_interval: Some(Duration::from_mins(1)),
         }
     }
 }

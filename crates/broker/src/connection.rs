@@ -12,21 +12,20 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tidegate_codec::{
-    Answer, DecodeError, Decoded, Decoder, Packet, ReasonCode, RetainHandling, Subscribe, Unsubscribe,
-    Version,
+    Answer, DecodeError, Decoded, Decoder, Packet, ReasonCode, Subscribe, Unsubscribe, Version,
 };
 use tidegate_session::{Ended, Input, Session, Start, Token, Violation, Welcome};
 use tidegate_sink::{Outcome, Settle};
-use tidegate_topic::SubscriptionFilter;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::broker::{Core, now};
+use crate::config::ListenerOptions;
 use crate::entry::{Entry, Kick};
-use crate::fanout::Wanted;
 use crate::listener::Peer;
 use crate::pipeline::{Origin, Stalled};
 use crate::replay::Replay;
+use crate::subscribing::Client;
 use crate::takeover::Owned;
 use crate::turn::{self, Turn, Work};
 
@@ -35,6 +34,12 @@ const READS_PER_POLL: usize = 4;
 
 /// The shortest time to the next look at a keep-alive.
 const MIN_TIMER: Duration = Duration::from_secs(1);
+
+/// How late a look at a keep-alive may come before it is our lateness that may have made the client look silent.
+const LATE: Duration = Duration::from_millis(1500);
+
+/// How much longer the client then has.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// How long a last DISCONNECT may take to leave.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,14 +73,14 @@ impl Cause {
 }
 
 /// Serves one connection from its first byte to its last.
-pub(crate) async fn serve<S>(core: Arc<Core>, mut stream: S, peer: Peer)
+pub(crate) async fn serve<S>(core: Arc<Core>, listener: Arc<ListenerOptions>, mut stream: S, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     // Boxed, so that what only the beginning needs does not stay with an idle connection.
     let opening = Box::pin(async {
         tokio::select! {
-            opened = open(&core, &mut stream, peer) => opened,
+            opened = open(&core, &listener, &mut stream, peer) => opened,
             () = core.stopped() => Err(Unopened::Stopping),
         }
     });
@@ -100,6 +105,10 @@ struct Opened {
     session: Session,
     decoder: Decoder,
     username: Option<Box<str>>,
+    version: Version,
+    is_bridge: bool,
+    /// Retained messages for what the client is subscribed to from the start.
+    replay: Option<Box<Replay>>,
     /// CONNACK and whatever the session had waiting.
     unsent: Vec<u8>,
     /// Bytes that came behind CONNECT.
@@ -136,7 +145,12 @@ impl Unopened {
 }
 
 /// Reads CONNECT, decides, and takes the session over.
-async fn open<S>(core: &Arc<Core>, stream: &mut S, peer: Peer) -> Result<Opened, Unopened>
+async fn open<S>(
+    core: &Arc<Core>,
+    listener: &ListenerOptions,
+    stream: &mut S,
+    peer: Peer,
+) -> Result<Opened, Unopened>
 where
     S: AsyncRead + Unpin,
 {
@@ -161,7 +175,7 @@ where
         return Err(Unopened::Closed);
     };
     decoder.set_version(connect.version);
-    if let Err(refusal) = tidegate_session::check_connect(&connect, &core.config.limits) {
+    if let Err(refusal) = tidegate_session::check_connect(&connect, core.limits(listener)) {
         tracing::debug!(peer = ?peer.address, client_id = ?connect.client_id, %refusal, "CONNECT refused");
         let mut answer = Vec::new();
         tidegate_session::refuse(connect.version, refusal.reason_code(), &mut answer);
@@ -170,20 +184,29 @@ where
     let assigned = connect.client_id.is_empty().then(assign_client_id);
     let client_id = assigned.as_deref().unwrap_or(connect.client_id);
     let start = if connect.clean_start { Start::Clean } else { Start::Resume };
-    let Owned { entry, mut session, state, will } = core.own(client_id, start).await;
+    let mount = listener.mountpoint.as_ref();
+    let Owned { entry, mut session, state, will } =
+        core.own(client_id, mount, start, core.limits(listener)).await;
     if let Some(will) = will {
         let (core, entry) = (Arc::clone(core), Arc::clone(&entry));
-        tokio::spawn(async move { core.publish_will(&entry.client_id, will).await });
+        tokio::spawn(async move { core.publish_will(&entry, will).await });
     }
     let mut unsent = Vec::new();
     let welcome = Welcome { state, assigned_client_id: assigned.as_deref() };
     session.connect(&connect, welcome, now(), &mut unsent);
+    core.count_online();
+    let mut replay = Replay::default();
+    let client = Client { entry: &entry, username: connect.username, is_bridge: connect.bridge };
+    core.auto_subscribe(&client, &mut session, &mut replay);
     tracing::debug!(peer = ?peer.address, client_id, version = ?connect.version, ?state, "connected");
     Ok(Opened {
         entry,
         session,
         decoder,
         username: connect.username.map(Into::into),
+        version: connect.version,
+        is_bridge: connect.bridge,
+        replay: (!replay.is_done()).then(|| Box::new(replay)),
         unsent,
         backlog: bytes[consumed..].to_vec(),
     })
@@ -246,6 +269,8 @@ struct Connection<S> {
     session: Session,
     decoder: Decoder,
     username: Option<Box<str>>,
+    version: Version,
+    is_bridge: bool,
     peer: Peer,
     /// Bytes read and not yet handled: the beginning of a packet, or all that a stall left.
     backlog: Vec<u8>,
@@ -260,6 +285,8 @@ struct Connection<S> {
     stalled: Option<Box<Stalled>>,
     /// Retained messages on their way to a new subscription.
     replay: Option<Box<Replay>>,
+    /// The keep-alive ran out while we were late ourselves: the client has until then.
+    grace_until: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     /// A shutdown: nothing more is read, and the conversation ends when nothing is owed or at this time.
     drain_until: Option<Instant>,
@@ -270,7 +297,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     fn new(core: Arc<Core>, stream: S, peer: Peer, opened: Opened) -> Self {
-        let Opened { entry, session, decoder, username, unsent, backlog } = opened;
+        let Opened { entry, session, decoder, username, version, is_bridge, replay, unsent, backlog } =
+            opened;
         Self {
             settle: Arc::clone(&entry) as Arc<dyn Settle>,
             core,
@@ -279,6 +307,8 @@ where
             session,
             decoder,
             username,
+            version,
+            is_bridge,
             peer,
             // Packets may have come right behind CONNECT.
             paused: !backlog.is_empty(),
@@ -287,7 +317,8 @@ where
             sent: 0,
             was_congested: false,
             stalled: None,
-            replay: None,
+            replay,
+            grace_until: None,
             timer: None,
             drain_until: None,
         }
@@ -321,7 +352,7 @@ where
     }
 
     /// Acknowledgements from sinks, messages from publishers, and whether we are asked to leave.
-    fn take_inbox(&mut self, cx: &Context<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
+    fn take_inbox(&mut self, cx: &mut Context<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
         let kick = self.entry.collect(cx.waker(), &mut work.settled, &mut work.deliveries);
         for settled in work.settled.drain(..) {
             let token = Token::from(settled.token);
@@ -343,9 +374,7 @@ where
                 }
             }
         }
-        for delivery in work.deliveries.drain(..) {
-            self.session.deliver(delivery, now, &mut work.out);
-        }
+        self.take_deliveries(cx, work, now)?;
         if !self.is_congested() {
             if self.was_congested {
                 self.was_congested = false;
@@ -353,7 +382,10 @@ where
                 self.session.resume_sending(now, &mut work.out);
             }
             if let Some(replay) = &mut self.replay {
-                replay.deliver(&mut self.session, now, &mut work.out);
+                let (retained, out) = (&self.core.retained, &mut work.out);
+                if replay.deliver(retained, &self.entry, &mut self.session, now, out) {
+                    cx.waker().wake_by_ref();
+                }
                 if replay.is_done() {
                     self.replay = None;
                 }
@@ -365,6 +397,20 @@ where
             Some(Kick::Shutdown) => self.drain(now),
             None => Ok(()),
         }
+    }
+
+    /// Messages from publishers. What they become is written as it grows beyond what the socket is offered at once, so
+    /// that a full mailbox does not become as large an output.
+    fn take_deliveries(&mut self, cx: &mut Context<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
+        let mut deliveries = std::mem::take(&mut work.deliveries);
+        for delivery in deliveries.drain(..) {
+            self.session.deliver(delivery, now, &mut work.out);
+            if work.out.len() > self.core.config.write_high_water_bytes {
+                self.poll_write(cx, work).map_err(|_| Cause::ConnectionLost)?;
+            }
+        }
+        work.deliveries = deliveries;
+        Ok(())
     }
 
     fn drain(&mut self, now: Instant) -> Result<(), Cause> {
@@ -411,6 +457,7 @@ where
                 let bytes = buffer.filled();
                 self.core.metrics.received_bytes.inc_by(bytes.len() as u64);
                 self.session.touch(now);
+                self.grace_until = None;
                 if self.backlog.is_empty() {
                     let consumed = self.handle(bytes, work, now)?;
                     self.backlog.extend_from_slice(&bytes[consumed..]);
@@ -437,12 +484,14 @@ where
     /// bytes were handled.
     fn handle(&mut self, bytes: &[u8], work: &mut Work, now: Instant) -> Result<usize, Cause> {
         let mut at = 0;
+        let mut packets = 0;
         while at < bytes.len() {
             let (packet, len) = match self.decoder.decode(&bytes[at..]).map_err(Cause::Decode)? {
                 Decoded::Packet { packet, len } => (packet, len),
                 Decoded::Incomplete { .. } => break,
             };
             at += len;
+            packets += 1;
             self.handle_packet(packet, work, now)?;
             if self.stalled.is_some() {
                 self.core.metrics.stalls.inc();
@@ -454,6 +503,7 @@ where
                 break;
             }
         }
+        self.core.metrics.received_packets.inc_by(packets);
         Ok(at)
     }
 
@@ -467,79 +517,39 @@ where
                     username: self.username.as_deref(),
                     peer: self.peer.address,
                     settle: token.map(|token| (&self.settle, token)),
+                    entry: Some(&self.entry),
+                    mount: self.entry.mount.as_ref(),
+                    can_be_refused: self.version == Version::V5,
                 };
-                let routed = self.core.route(
-                    &origin,
-                    Some(&self.entry),
-                    inbound.topic,
-                    &inbound.publish,
-                    &mut work.rules,
-                    now,
-                );
+                self.core.metrics.received[inbound.publish.qos as usize].inc();
+                let (topic, publish) = (inbound.topic, &inbound.publish);
+                let routed = self.core.receive(&origin, topic, publish, &mut work.rules, now);
                 self.stalled = routed.stalled;
                 if let Some((token, reason)) = token.zip(routed.answer)
                     && self.session.acknowledge(token, reason, &mut work.out)
+                    && !reason.is_error()
                 {
                     self.core.metrics.acknowledged.inc();
                 }
             }
-            Input::Subscribe(request) => self.subscribe(&request, work),
+            Input::Subscribe(mut request) => self.subscribe(&mut request, work),
             Input::Unsubscribe(request) => self.unsubscribe(&request, work),
             Input::Disconnect => return Err(Cause::Client),
         }
         Ok(())
     }
 
-    /// Grants what can be granted, answers, and then sends what is retained ([MQTT5-3.8.4-4]).
-    fn subscribe(&mut self, request: &Subscribe<'_>, work: &mut Work) {
-        let mut results = Vec::with_capacity(request.filters.len());
+    fn subscribe(&mut self, request: &mut Subscribe<'_>, work: &mut Work) {
+        let client =
+            Client { entry: &self.entry, username: self.username.as_deref(), is_bridge: self.is_bridge };
         let mut replay = self.replay.take().unwrap_or_default();
-        let mut room = self.session.subscriptions_left();
-        for asked in &request.filters {
-            let filter = match SubscriptionFilter::parse(asked.filter) {
-                Ok(SubscriptionFilter::Plain(filter)) => filter,
-                Ok(SubscriptionFilter::Shared { .. }) => {
-                    results.push(Err(ReasonCode::SharedSubscriptionsNotSupported));
-                    continue;
-                }
-                Err(_) => {
-                    results.push(Err(ReasonCode::TopicFilterInvalid));
-                    continue;
-                }
-            };
-            let is_new = self.session.subscription(asked.filter).is_none();
-            if is_new && room == 0 {
-                results.push(Err(ReasonCode::QuotaExceeded));
-                continue;
-            }
-            room -= usize::from(is_new);
-            let mut options = asked.options;
-            options.qos = options.qos.min(self.core.config.limits.max_qos);
-            let wanted = Wanted { options, identifier: request.subscription_identifier };
-            self.core.fanout.subscribe(filter, &self.entry, wanted, &self.core.metrics);
-            results.push(Ok(options.qos));
-            let wants_retained = match options.retain_handling {
-                RetainHandling::Send => true,
-                RetainHandling::SendIfNew => is_new,
-                RetainHandling::DoNotSend => false,
-            };
-            if wants_retained {
-                replay.push(self.core.fanout.retained(filter), wanted);
-            }
-        }
-        self.session.subscribed(request, &results, &mut work.out);
-        if !replay.is_done() {
-            self.replay = Some(replay);
-        }
+        self.core.subscribe(&client, &mut self.session, request, &mut replay, &mut work.out);
+        self.replay = (!replay.is_done()).then_some(replay);
     }
 
     fn unsubscribe(&mut self, request: &Unsubscribe<'_>, work: &mut Work) {
-        for filter in &request.filters {
-            if let Ok(SubscriptionFilter::Plain(filter)) = SubscriptionFilter::parse(filter) {
-                self.core.fanout.unsubscribe(filter, &self.entry, &self.core.metrics);
-            }
-        }
-        self.session.unsubscribed(request, &mut work.out);
+        let replay = self.replay.as_deref_mut();
+        self.core.unsubscribe(&self.entry, &mut self.session, request, replay, &mut work.out);
     }
 
     /// Whether the client takes its bytes so slowly that nothing more should be made for it.
@@ -605,13 +615,19 @@ where
             (None, Some(deadline)) => deadline,
             (None, None) => return Poll::Pending,
         };
+        let mut at = deadline.max(now + MIN_TIMER);
         if self.drain_until.is_none() && is_listening && self.session.expired(now) {
-            return Poll::Ready(Cause::KeepAlive);
+            // If it is us who come late, what the client sent may still be on its way through the system to us.
+            let is_late = now.saturating_duration_since(deadline) >= LATE;
+            match self.grace_until {
+                Some(until) if now < until => at = until,
+                None if is_late => at = *self.grace_until.insert(now + GRACE),
+                _ => return Poll::Ready(Cause::KeepAlive),
+            }
         }
         // While we do not listen the client's silence is ours: look again a while later.
-        let at = deadline.max(now + MIN_TIMER);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
-        if self.drain_until.is_some() {
+        if self.drain_until.is_some() || self.grace_until.is_some() {
             timer.as_mut().reset(at.into());
         }
         while timer.as_mut().poll(cx).is_ready() {
@@ -645,7 +661,7 @@ where
         say_goodbye(&mut self.stream, &out).await;
         drop(self.stream);
         if let Some(will) = will {
-            core.publish_will(&self.entry.client_id, will).await;
+            core.publish_will(&self.entry, will).await;
         }
     }
 }

@@ -11,20 +11,31 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidegate_codec::ReasonCode;
-use tidegate_session::{Delivery, DueWill, Session, Start, Token};
+use tidegate_session::{Delivery, DueWill, Message, Session, Start, Token};
 use tidegate_sink::{Outcome, Settle, Settled};
 use tokio::sync::Notify;
+
+use crate::mount::Mountpoint;
 
 /// The rendezvous of a session.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) client_id: Box<str>,
+    /// The name space of its topics.
+    pub(crate) mount: Option<Mountpoint>,
     /// Held by the one connection that is about to own the session, so that a storm of takeovers queues up fairly.
     pub(crate) gate: tokio::sync::Mutex<()>,
     /// Signalled when the session came to rest or is gone.
     released: Notify,
-    mailbox_messages: usize,
+    mailbox: Mailbox,
     slot: Mutex<Slot>,
+}
+
+/// What may wait between a publisher's task and a subscriber's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mailbox {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug)]
@@ -50,8 +61,10 @@ pub(crate) struct AtRest {
 pub(crate) struct Inbox {
     /// Acknowledgements from sinks. Bounded by the session's receive window: each token is settled once.
     pub(crate) settled: SmallVec<[Settled; 2]>,
-    /// Messages from publishers, at most `mailbox_messages`.
+    /// Messages from publishers, as many as the mailbox holds.
     pub(crate) deliveries: Vec<Delivery>,
+    /// What they take, each counted whole although receivers share it.
+    bytes: usize,
     pub(crate) kick: Option<Kick>,
     waker: Option<Waker>,
 }
@@ -72,8 +85,19 @@ pub(crate) enum Posted {
     Taken,
     /// The connection is too far behind.
     MailboxFull,
+    /// Nobody is online, and only somebody online was to get it.
+    Offline,
     /// There is no session any more.
     Gone,
+}
+
+/// Whom a delivery is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The session, wherever it is.
+    Anywhere,
+    /// The session, if its client is online.
+    Online,
 }
 
 /// What a new connection finds when it asks for the session.
@@ -86,28 +110,44 @@ pub(crate) enum Claim {
 
 impl Entry {
     /// An entry that is online from the start, with an empty mailbox.
-    pub(crate) fn online(client_id: &str, mailbox_messages: usize) -> Self {
+    pub(crate) fn online(client_id: &str, mount: Option<Mountpoint>, mailbox: Mailbox) -> Self {
         Self {
             client_id: client_id.into(),
+            mount,
             gate: tokio::sync::Mutex::const_new(()),
             released: Notify::const_new(),
-            mailbox_messages,
+            mailbox,
             slot: Mutex::new(Slot::Online(Inbox::default())),
         }
     }
 
-    /// Leaves a message for the session, wherever it is. Never waits for the subscriber.
-    pub(crate) fn deliver(&self, delivery: Delivery, now: Instant) -> Posted {
+    /// A message as the client of this entry sees it: without its mountpoint. `None` if it is from outside.
+    pub(crate) fn as_seen_inside(&self, message: &Arc<Message>) -> Option<Arc<Message>> {
+        let Some(mount) = &self.mount else { return Some(Arc::clone(message)) };
+        let topic = mount.inside(message.topic())?;
+        // The expiry is set as it was, so this moment does not matter.
+        let publish = message.as_publish(crate::broker::now());
+        let seen = Message::from_publish(topic, &publish, crate::broker::now());
+        Some(Arc::new(seen.with_expiry(message.expires_at())))
+    }
+
+    /// Leaves a message for the session. Never waits for the subscriber.
+    pub(crate) fn deliver(&self, delivery: Delivery, reach: Reach, now: Instant) -> Posted {
         let waker = {
             let mut slot = self.slot.lock();
             match &mut *slot {
                 Slot::Online(inbox) => {
-                    if inbox.deliveries.len() >= self.mailbox_messages {
+                    let size = delivery.message.size();
+                    // One that is alone always fits: no message is larger than what a client may send.
+                    let has_room = inbox.deliveries.is_empty() || inbox.bytes + size <= self.mailbox.bytes;
+                    if !has_room || inbox.deliveries.len() >= self.mailbox.messages {
                         return Posted::MailboxFull;
                     }
+                    inbox.bytes += size;
                     inbox.deliveries.push(delivery);
                     inbox.waker.take()
                 }
+                Slot::Offline(_) if reach == Reach::Online => return Posted::Offline,
                 // Nothing is written for an offline session, so the empty buffer stays empty.
                 Slot::Offline(rest) => {
                     rest.session.deliver(delivery, now, &mut Vec::new());
@@ -156,6 +196,7 @@ impl Entry {
             inbox.settled = SmallVec::new();
         }
         deliveries.append(&mut std::mem::take(&mut inbox.deliveries));
+        inbox.bytes = 0;
         if !inbox.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             inbox.waker = Some(waker.clone());
         }
@@ -230,6 +271,23 @@ impl Entry {
     }
 }
 
+#[cfg(test)]
+impl Entry {
+    pub(crate) fn mailbox_len(&self) -> usize {
+        match &*self.slot.lock() {
+            Slot::Online(inbox) => inbox.deliveries.len(),
+            _ => 0,
+        }
+    }
+
+    /// Drops the message at that place, as a session does that has it acknowledged.
+    pub(crate) fn drop_from_mailbox(&self, index: usize) {
+        if let Slot::Online(inbox) = &mut *self.slot.lock() {
+            inbox.deliveries.remove(index);
+        }
+    }
+}
+
 fn settle_at_rest(session: &mut Session, settled: Settled) {
     let token = Token::from(settled.token);
     match settled.outcome {
@@ -277,5 +335,39 @@ impl Eq for Subscriber {}
 impl Hash for Subscriber {
     fn hash<H: Hasher>(&self, state: &mut H) {
         Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_codec::QoS;
+    use tidegate_session::Identifiers;
+
+    use super::*;
+
+    fn delivery(payload: usize) -> Delivery {
+        Delivery {
+            message: Arc::new(Message::new("t", &vec![0; payload], QoS::AtMostOnce, false)),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            subscription_identifiers: Identifiers::None,
+        }
+    }
+
+    #[test]
+    fn a_mailbox_is_bounded_in_messages_and_in_bytes() {
+        let post =
+            |entry: &Entry, payload| entry.deliver(delivery(payload), Reach::Online, crate::broker::now());
+        let entry = Entry::online("a", None, Mailbox { messages: 2, bytes: 10_000 });
+        for expected in [Posted::Taken, Posted::Taken, Posted::MailboxFull] {
+            assert_eq!(post(&entry, 0), expected);
+        }
+        let entry = Entry::online("a", None, Mailbox { messages: 100, bytes: 10_000 });
+        assert_eq!(post(&entry, 20_000), Posted::Taken, "one alone always fits");
+        assert_eq!(post(&entry, 0), Posted::MailboxFull);
+        let entry = Entry::online("a", None, Mailbox { messages: 100, bytes: 10_000 });
+        for expected in [Posted::Taken, Posted::Taken, Posted::MailboxFull, Posted::MailboxFull] {
+            assert_eq!(post(&entry, 4_500), expected);
+        }
     }
 }

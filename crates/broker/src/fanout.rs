@@ -1,18 +1,20 @@
-//! Subscriptions, retained messages, and the way of a message to its subscribers.
+//! Subscriptions, and the way of a message to its subscribers.
 
 use std::num::NonZeroU32;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hashbrown::HashMap;
 use parking_lot::RwLock;
 use smallvec::SmallVec;
-use tidegate_codec::{Publish, QoS, SubscribeOptions};
+use tidegate_codec::{Publish, QoS, ReasonCode, SubscribeOptions};
 use tidegate_session::{Delivery, Message};
-use tidegate_topic::{RetainedTree, SubscriptionTree, TopicFilter, TopicName};
+use tidegate_topic::{SubscriptionTree, TopicName};
 
-use crate::entry::{Entry, Posted, Subscriber};
+use crate::entry::{Entry, Posted, Reach, Subscriber};
 use crate::metrics::Metrics;
+use crate::place::{Kind, Place};
+use crate::shared::{Group, Owed, Share, SharedStrategy};
 
 /// Subscribers of one message that are held without memory of their own.
 const INLINE_TARGETS: usize = 8;
@@ -26,111 +28,241 @@ pub(crate) struct Wanted {
 
 /// Who gets which messages.
 pub(crate) struct Fanout {
-    subscriptions: RwLock<SubscriptionTree<Subscriber, Wanted>>,
-    retained: RwLock<RetainedTree<Arc<Message>>>,
+    strategy: SharedStrategy,
+    subscriptions: RwLock<Subscriptions>,
+}
+
+/// Three trees, so that the usual one does not pay for the others: they are looked at only while they are not empty.
+struct Subscriptions {
+    plain: SubscriptionTree<Subscriber, Wanted>,
+    exclusive: SubscriptionTree<Subscriber, Wanted>,
+    /// Who has an exclusive subscription, by its filter.
+    holders: HashMap<Box<str>, Subscriber, ahash::RandomState>,
+    shared: SubscriptionTree<Arc<str>, Arc<Group>>,
+}
+
+/// A message on its way to its subscribers.
+pub(crate) struct Outgoing<'a> {
+    /// Whose message it is: not for its own subscriptions with No Local.
+    pub(crate) entry: Option<&'a Arc<Entry>>,
+    pub(crate) client_id: &'a str,
+    pub(crate) topic: TopicName<'a>,
+    pub(crate) publish: &'a Publish<'a>,
+}
+
+/// Who gets a message. Found under the lock and served without it.
+#[derive(Default)]
+struct Targets {
+    clients: SmallVec<[(Arc<Entry>, Wanted); INLINE_TARGETS]>,
+    groups: SmallVec<[Arc<Group>; 2]>,
 }
 
 impl Fanout {
-    pub(crate) fn new() -> Self {
-        Self {
-            subscriptions: RwLock::new(SubscriptionTree::new()),
-            retained: RwLock::new(RetainedTree::new()),
-        }
+    pub(crate) fn new(strategy: SharedStrategy) -> Self {
+        let subscriptions = Subscriptions {
+            plain: SubscriptionTree::new(),
+            exclusive: SubscriptionTree::new(),
+            holders: HashMap::default(),
+            shared: SubscriptionTree::new(),
+        };
+        Self { strategy, subscriptions: RwLock::new(subscriptions) }
     }
 
+    /// Adds a subscription or changes what it wants.
+    ///
+    /// # Errors
+    /// Quota exceeded for an exclusive subscription that another client has.
     pub(crate) fn subscribe(
         &self,
-        filter: TopicFilter<'_>,
+        place: &Place<'_>,
         entry: &Arc<Entry>,
         wanted: Wanted,
         metrics: &Metrics,
-    ) {
-        let replaced = self.subscriptions.write().insert(filter, Subscriber(Arc::clone(entry)), wanted);
-        if replaced.is_none() {
+    ) -> Result<(), ReasonCode> {
+        let subscriber = Subscriber(Arc::clone(entry));
+        let filter = place.filter();
+        let mut subscriptions = self.subscriptions.write();
+        let is_new = match place.kind {
+            Kind::Plain => subscriptions.plain.insert(filter, subscriber, wanted).is_none(),
+            Kind::Exclusive => {
+                if subscriptions.holders.get(filter.as_str()).is_some_and(|holder| *holder != subscriber) {
+                    return Err(ReasonCode::QuotaExceeded);
+                }
+                subscriptions.holders.insert(filter.as_str().into(), subscriber.clone());
+                subscriptions.exclusive.insert(filter, subscriber, wanted).is_none()
+            }
+            Kind::Shared(name) => {
+                let name: Arc<str> = name.into();
+                if subscriptions.shared.get(filter, &name).is_none() {
+                    let group = Arc::new(Group::new(self.strategy));
+                    subscriptions.shared.insert(filter, Arc::clone(&name), group);
+                }
+                subscriptions.shared.get(filter, &name).is_some_and(|group| group.join(entry, wanted))
+            }
+        };
+        if is_new {
             metrics.subscriptions.inc();
         }
+        Ok(())
     }
 
-    pub(crate) fn unsubscribe(&self, filter: TopicFilter<'_>, entry: &Arc<Entry>, metrics: &Metrics) {
-        if self.subscriptions.write().remove(filter, &Subscriber(Arc::clone(entry))).is_some() {
+    /// Removes a subscription. What it owes to a group is returned, and for the caller to hand over or not.
+    ///
+    /// `may_have_seen` is as in [`Group::leave`].
+    pub(crate) fn unsubscribe(
+        &self,
+        place: &Place<'_>,
+        entry: &Arc<Entry>,
+        may_have_seen: bool,
+        metrics: &Metrics,
+    ) -> Owed {
+        let subscriber = Subscriber(Arc::clone(entry));
+        let filter = place.filter();
+        let mut subscriptions = self.subscriptions.write();
+        let removed = match place.kind {
+            Kind::Plain => subscriptions.plain.remove(filter, &subscriber).map(|_| Owed::default()),
+            Kind::Exclusive => subscriptions.exclusive.remove(filter, &subscriber).map(|_| {
+                subscriptions.holders.remove(filter.as_str());
+                Owed::default()
+            }),
+            Kind::Shared(name) => {
+                let name: Arc<str> = name.into();
+                let group = subscriptions.shared.get(filter, &name).map(Arc::clone);
+                group.and_then(|group| {
+                    let owed = group.leave(entry, may_have_seen);
+                    if group.is_empty() {
+                        subscriptions.shared.remove(filter, &name);
+                    }
+                    owed
+                })
+            }
+        };
+        if removed.is_some() {
             metrics.subscriptions.dec();
         }
+        removed.unwrap_or_default()
     }
 
-    /// Keeps or removes the retained message of a topic, as a PUBLISH with the retain flag says
-    /// ([MQTT5-3.3.1-5], [MQTT5-3.3.1-6]).
-    pub(crate) fn retain(&self, topic: TopicName<'_>, message: &Arc<Message>, metrics: &Metrics) {
-        let mut retained = self.retained.write();
-        if message.payload().is_empty() {
-            retained.remove(topic);
-        } else {
-            retained.insert(topic, Arc::clone(message));
-        }
-        metrics.retained.set(i64::try_from(retained.len()).unwrap_or(i64::MAX));
+    /// Hands a message that a member of a group owes to another.
+    pub(crate) fn redispatch(
+        &self,
+        place: &Place<'_>,
+        message: &Arc<Message>,
+        now: Instant,
+    ) -> Result<(), NoMember> {
+        let Kind::Shared(name) = place.kind else { return Err(NoMember) };
+        let group = {
+            let subscriptions = self.subscriptions.read();
+            subscriptions.shared.get(place.filter(), &Arc::from(name)).map(Arc::clone)
+        };
+        // Who published it is not known any more. The topic stands in: any choice is as good as another.
+        let share = Share { message, client_id: message.topic(), retain: false, is_inside: true };
+        let is_taken = group.is_some_and(|group| group.deliver(&share, now));
+        if is_taken { Ok(()) } else { Err(NoMember) }
     }
 
-    /// Hands a message to every subscription that matches, one copy for each client, and returns how many clients.
-    /// The message is made, and with it copied, only if somebody wants it.
+    /// Hands a message to every subscription that matches, one copy for each client and one for each group, and
+    /// returns how many took it. The message is made, and with it copied, only if somebody wants it.
     pub(crate) fn deliver(
         &self,
-        origin: Option<&Arc<Entry>>,
-        topic: TopicName<'_>,
-        publish: &Publish<'_>,
+        outgoing: &Outgoing<'_>,
         message: &mut Option<Arc<Message>>,
         now: Instant,
         metrics: &Metrics,
     ) -> usize {
-        let subscriptions = self.subscriptions.read();
-        let mut targets: SmallVec<[(&Arc<Entry>, &Wanted); INLINE_TARGETS]> = SmallVec::new();
-        subscriptions.for_each_match(topic, |subscriber, wanted| {
-            let is_echo =
-                wanted.options.no_local && origin.is_some_and(|origin| Arc::ptr_eq(origin, &subscriber.0));
-            if !is_echo {
-                targets.push((&subscriber.0, wanted));
-            }
-        });
-        if targets.is_empty() {
-            return 0;
-        }
-        let message =
-            message.get_or_insert_with(|| Arc::new(Message::from_publish(topic.as_str(), publish, now)));
-        // A client with overlapping subscriptions gets one copy, at their highest QoS and with all their identifiers
-        // ([MQTT5-3.3.4-2], [MQTT5-3.3.4-3]).
-        if targets.len() > 1 {
-            targets.sort_unstable_by_key(|(entry, _)| Arc::as_ptr(entry));
-        }
-        let mut clients = 0;
-        for same_client in targets.chunk_by(|(a, _), (b, _)| Arc::ptr_eq(a, b)) {
-            let delivery = Delivery {
-                message: Arc::clone(message),
-                qos: same_client
-                    .iter()
-                    .map(|(_, wanted)| wanted.options.qos)
-                    .max()
-                    .unwrap_or(QoS::AtMostOnce),
-                retain: publish.retain
-                    && same_client.iter().any(|(_, wanted)| wanted.options.retain_as_published),
-                subscription_identifiers: same_client
-                    .iter()
-                    .filter_map(|(_, wanted)| wanted.identifier)
-                    .collect(),
+        let Some(mut targets) = self.targets(outgoing) else { return 0 };
+        let publish = outgoing.publish;
+        let message = message
+            .get_or_insert_with(|| Arc::new(Message::from_publish(outgoing.topic.as_str(), publish, now)));
+        let mut taken = deliver_to_clients(&mut targets.clients, message, publish.retain, now, metrics);
+        for group in targets.groups {
+            // The group must know when the member has dropped the message, so nobody else may hold this one.
+            let own = if publish.qos == QoS::AtMostOnce || Arc::strong_count(message) == 1 {
+                Arc::clone(message)
+            } else {
+                Arc::new(Message::clone(message))
             };
-            match same_client[0].0.deliver(delivery, now) {
-                Posted::Taken => clients += 1,
-                Posted::MailboxFull => metrics.dropped.with_label_values(&["mailbox_full"]).inc(),
-                Posted::Gone => {}
+            let share = Share {
+                message: &own,
+                client_id: outgoing.client_id,
+                retain: publish.retain,
+                is_inside: false,
+            };
+            if group.deliver(&share, now) {
+                taken += 1;
+            } else {
+                metrics.dropped.with_label_values(&["no_group_member"]).inc();
             }
         }
-        clients
+        taken
     }
 
-    /// Messages that are retained on topics which `filter` matches.
-    pub(crate) fn retained(&self, filter: TopicFilter<'_>) -> Vec<Arc<Message>> {
-        let mut found = Vec::new();
-        let _: ControlFlow<()> = self.retained.read().for_each_match(filter, |_, message| {
-            found.push(Arc::clone(message));
-            ControlFlow::Continue(())
-        });
-        found
+    /// `None` if nobody wants the message.
+    fn targets(&self, outgoing: &Outgoing<'_>) -> Option<Targets> {
+        let subscriptions = self.subscriptions.read();
+        let mut targets = Targets::default();
+        let mut visit = |subscriber: &Subscriber, wanted: &Wanted| {
+            let is_echo = wanted.options.no_local
+                && outgoing.entry.is_some_and(|origin| Arc::ptr_eq(origin, &subscriber.0));
+            if !is_echo {
+                targets.clients.push((Arc::clone(&subscriber.0), *wanted));
+            }
+        };
+        subscriptions.plain.for_each_match(outgoing.topic, &mut visit);
+        if !subscriptions.exclusive.is_empty() {
+            subscriptions.exclusive.for_each_match(outgoing.topic, &mut visit);
+        }
+        if !subscriptions.shared.is_empty() {
+            subscriptions
+                .shared
+                .for_each_match(outgoing.topic, |_, group| targets.groups.push(Arc::clone(group)));
+        }
+        (!targets.clients.is_empty() || !targets.groups.is_empty()).then_some(targets)
     }
+}
+
+/// No member of the group is left, or none takes more.
+#[derive(Debug)]
+pub(crate) struct NoMember;
+
+/// A client with overlapping subscriptions gets one copy, at their highest QoS and with all their identifiers
+/// ([MQTT5-3.3.4-2], [MQTT5-3.3.4-3]).
+fn deliver_to_clients(
+    clients: &mut [(Arc<Entry>, Wanted)],
+    message: &Arc<Message>,
+    retain: bool,
+    now: Instant,
+    metrics: &Metrics,
+) -> usize {
+    if clients.len() > 1 {
+        clients.sort_unstable_by_key(|(entry, _)| Arc::as_ptr(entry));
+    }
+    let mut taken = 0;
+    // Without its mountpoint the message is made once, not once for each of its clients.
+    let mut inside: Option<(&Arc<Entry>, Arc<Message>)> = None;
+    for same_client in clients.chunk_by(|(a, _), (b, _)| Arc::ptr_eq(a, b)) {
+        let entry = &same_client[0].0;
+        let seen = match &inside {
+            _ if entry.mount.is_none() => Arc::clone(message),
+            Some((other, seen)) if other.mount == entry.mount => Arc::clone(seen),
+            _ => {
+                let Some(seen) = entry.as_seen_inside(message) else { continue };
+                inside = Some((entry, Arc::clone(&seen)));
+                seen
+            }
+        };
+        let wanted = || same_client.iter().map(|(_, wanted)| wanted);
+        let delivery = Delivery {
+            message: seen,
+            qos: wanted().map(|wanted| wanted.options.qos).max().unwrap_or(QoS::AtMostOnce),
+            retain: retain && wanted().any(|wanted| wanted.options.retain_as_published),
+            subscription_identifiers: wanted().filter_map(|wanted| wanted.identifier).collect(),
+        };
+        match entry.deliver(delivery, Reach::Anywhere, now) {
+            Posted::Taken => taken += 1,
+            Posted::MailboxFull => metrics.dropped.with_label_values(&["mailbox_full"]).inc(),
+            Posted::Offline | Posted::Gone => {}
+        }
+    }
+    taken
 }

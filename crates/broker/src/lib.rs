@@ -30,25 +30,47 @@
 //!
 //! - [`Broker`]: the handle; [`Config`] and [`Metrics`] go into it.
 //! - [`RuleBinding`] and [`Output`]: a compiled rule and where its rows go; [`AckMode`]: what a PUBACK waits for.
-//! - [`Listener`]: where connections come from; [`Tcp`] is in the box.
+//! - [`Listener`]: where connections come from; [`Tcp`] is in the box. [`ListenerOptions`] holds for its clients.
+//! - [`SharedStrategy`], [`RetainedLimits`], [`DelayedLimits`], [`DenyList`], [`Rewrite`], [`AutoSubscription`] and
+//!   [`Mountpoint`]: what a [`Config`] says beyond the protocol.
 
+mod access;
+mod auto_subscribe;
 mod broker;
 mod config;
 mod connection;
+mod delayed;
 mod entry;
 mod fanout;
 mod joint;
 mod listener;
 mod metrics;
+mod mount;
 mod pipeline;
+mod place;
+mod receive;
 mod registry;
 mod replay;
+mod retained;
+mod rewrite;
+mod setting;
+mod shared;
+mod subscribing;
+mod sys;
 mod takeover;
 mod timers;
 mod turn;
 
+pub use access::DenyList;
+pub use auto_subscribe::AutoSubscription;
 pub use broker::Broker;
-pub use config::Config;
+pub use config::{Config, ListenerOptions};
+pub use delayed::DelayedLimits;
 pub use listener::{ACCEPT_PAUSE, Listener, Peer, Tcp};
 pub use metrics::Metrics;
+pub use mount::Mountpoint;
 pub use pipeline::{AckMode, Output, RuleBinding};
+pub use retained::RetainedLimits;
+pub use rewrite::{Rewrite, RewriteScope};
+pub use setting::InvalidSetting;
+pub use shared::SharedStrategy;

@@ -15,8 +15,10 @@ use tidegate_rules::{
 use tidegate_session::Token;
 use tidegate_sink::{Ack, Feed, Offer, OwnedRecord, Record, Settle};
 
+use crate::entry::Entry;
 use crate::joint::Joint;
 use crate::metrics::{Metrics, RuleMetrics};
+use crate::mount::Mountpoint;
 use crate::turn::RuleWork;
 
 /// When a QoS 1 or 2 message that a rule selects is acknowledged to its publisher.
@@ -80,6 +82,12 @@ pub(crate) struct Origin<'a> {
     pub(crate) peer: Option<SocketAddr>,
     /// Whom to tell when its records are settled; `None` where nobody waits.
     pub(crate) settle: Option<(&'a Arc<dyn Settle>, Token)>,
+    /// The session that published it, if there still is one.
+    pub(crate) entry: Option<&'a Arc<Entry>>,
+    /// The name space of the topic; `None` where it is the one of all.
+    pub(crate) mount: Option<&'a Mountpoint>,
+    /// Whether the publisher's version has a word for a message that is not accepted.
+    pub(crate) can_be_refused: bool,
 }
 
 /// What the rules made of a message.

@@ -1,4 +1,4 @@
-//! Client id to session entry, in shards with short locks.
+//! Mountpoint and client id to session entry, in shards with short locks.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use crate::entry::Entry;
+use crate::mount::Mountpoint;
 
 /// Shards of the registry: enough that 32 cores seldom meet at one.
 const SHARDS: usize = 64;
@@ -25,37 +26,39 @@ impl Registry {
         }
     }
 
-    /// The entry of `client_id`, or the one that `make` returns, now registered. The bool says which: `true` is new.
+    /// The entry of `client_id` in that mountpoint, or the one that `make` returns, now registered. The bool says which: `true` is new.
     pub(crate) fn get_or_insert(
         &self,
         client_id: &str,
+        mount: Option<&Mountpoint>,
         make: impl FnOnce() -> Arc<Entry>,
     ) -> (Arc<Entry>, bool) {
-        let hash = self.hasher.hash_one(client_id);
+        let hash = self.hash(client_id, mount);
         let mut shard = self.shard(hash).lock();
-        if let Some(entry) = shard.find(hash, |entry| *entry.client_id == *client_id) {
+        let is_meant = |entry: &Arc<Entry>| *entry.client_id == *client_id && entry.mount.as_ref() == mount;
+        if let Some(entry) = shard.find(hash, is_meant) {
             return (Arc::clone(entry), false);
         }
         let entry = make();
-        shard.insert_unique(hash, Arc::clone(&entry), |entry| self.hasher.hash_one(&*entry.client_id));
+        shard.insert_unique(hash, Arc::clone(&entry), |entry| self.hash_of(entry));
         (entry, true)
     }
 
     /// Puts `new` in the place of `old`, which has the same client id.
     pub(crate) fn replace(&self, old: &Arc<Entry>, new: &Arc<Entry>) {
-        let hash = self.hasher.hash_one(&*old.client_id);
+        let hash = self.hash_of(old);
         let mut shard = self.shard(hash).lock();
         match shard.find_mut(hash, |entry| Arc::ptr_eq(entry, old)) {
             Some(entry) => *entry = Arc::clone(new),
             None => {
-                shard.insert_unique(hash, Arc::clone(new), |entry| self.hasher.hash_one(&*entry.client_id));
+                shard.insert_unique(hash, Arc::clone(new), |entry| self.hash_of(entry));
             }
         }
     }
 
     /// Removes `entry` unless another has taken its place. Returns whether it was there.
     pub(crate) fn remove(&self, entry: &Arc<Entry>) -> bool {
-        let hash = self.hasher.hash_one(&*entry.client_id);
+        let hash = self.hash_of(entry);
         let mut shard = self.shard(hash).lock();
         match shard.find_entry(hash, |known| Arc::ptr_eq(known, entry)) {
             Ok(found) => {
@@ -76,6 +79,14 @@ impl Registry {
     /// How many sessions there are.
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    fn hash_of(&self, entry: &Entry) -> u64 {
+        self.hash(&entry.client_id, entry.mount.as_ref())
+    }
+
+    fn hash(&self, client_id: &str, mount: Option<&Mountpoint>) -> u64 {
+        self.hasher.hash_one((client_id, mount.map(Mountpoint::as_str)))
     }
 
     fn shard(&self, hash: u64) -> &Mutex<HashTable<Arc<Entry>>> {

@@ -1,13 +1,14 @@
 //! How a session comes to a connection, and where it goes when the connection ends.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tidegate_session::{DueWill, Expiry, Farewell, Session, SessionState, Start};
-use tidegate_topic::SubscriptionFilter;
+use tidegate_session::{DueWill, Expiry, Farewell, Limits, Session, SessionState, Start};
 
 use crate::broker::Core;
-use crate::entry::{AtRest, Claim, Entry};
+use crate::entry::{AtRest, Claim, Entry, Mailbox};
+use crate::mount::Mountpoint;
 
 /// A session in the hands of the one connection that owns it.
 pub(crate) struct Owned {
@@ -22,12 +23,19 @@ impl Core {
     /// Takes the session of `client_id`, from rest or from the connection that has it, or makes a new one.
     ///
     /// Cancel safe: a caller that goes away leaves the session at rest or with its owner.
-    pub(crate) async fn own(&self, client_id: &str, start: Start) -> Owned {
+    pub(crate) async fn own(
+        &self,
+        client_id: &str,
+        mount: Option<&Mountpoint>,
+        start: Start,
+        limits: &Arc<Limits>,
+    ) -> Owned {
         loop {
-            let (entry, is_new) = self.registry.get_or_insert(client_id, || self.new_entry(client_id));
+            let (entry, is_new) =
+                self.registry.get_or_insert(client_id, mount, || self.new_entry(client_id, mount));
             if is_new {
                 self.metrics.sessions.inc();
-                return self.fresh(entry, None);
+                return fresh(entry, limits, None);
             }
             let gate = entry.gate.lock().await;
             let claimed = loop {
@@ -48,11 +56,11 @@ impl Core {
                 },
                 Start::Clean => {
                     // A new entry, so that nothing on its way to the old session reaches the new one.
-                    let new = self.new_entry(client_id);
+                    let new = self.new_entry(client_id, mount);
                     self.registry.replace(&entry, &new);
                     self.drop_subscriptions(&entry, &rest.session);
                     entry.end();
-                    self.fresh(new, rest.will.map(|(will, _)| will))
+                    fresh(new, limits, rest.will.map(|(will, _)| will))
                 }
             };
             drop(gate);
@@ -60,13 +68,15 @@ impl Core {
         }
     }
 
-    fn new_entry(&self, client_id: &str) -> Arc<Entry> {
-        Arc::new(Entry::online(client_id, self.config.mailbox_messages))
+    fn new_entry(&self, client_id: &str, mount: Option<&Mountpoint>) -> Arc<Entry> {
+        let mailbox = Mailbox { messages: self.config.mailbox_messages, bytes: self.config.mailbox_bytes };
+        Arc::new(Entry::online(client_id, mount.cloned(), mailbox))
     }
 
-    fn fresh(&self, entry: Arc<Entry>, will: Option<DueWill>) -> Owned {
-        let session = Session::new(&entry.client_id, Arc::clone(&self.config.limits));
-        Owned { entry, session, state: SessionState::New, will }
+    /// Counts a client that has come online.
+    pub(crate) fn count_online(&self) {
+        self.metrics.sessions_online.inc();
+        self.most_online.fetch_max(self.metrics.sessions_online.get(), Ordering::Relaxed);
     }
 
     /// Brings a session to rest after its connection, or ends it. Returns the will that is due at once.
@@ -77,6 +87,7 @@ impl Core {
         farewell: Farewell,
         now: Instant,
     ) -> Option<DueWill> {
+        self.metrics.sessions_online.dec();
         let expires_at = match farewell.session_expiry {
             Expiry::Now => {
                 self.discard(entry, &session);
@@ -95,7 +106,7 @@ impl Core {
         let times = [expires_at, due_later.as_ref().map(|(_, at)| *at)];
         entry.rest(Box::new(AtRest { session, will: due_later, expires_at }), now);
         for at in times.into_iter().flatten() {
-            self.timers.schedule(at, entry);
+            self.timers.schedule(at, Arc::downgrade(entry));
         }
         due_now
     }
@@ -107,12 +118,9 @@ impl Core {
             self.metrics.sessions.dec();
         }
     }
+}
 
-    fn drop_subscriptions(&self, entry: &Arc<Entry>, session: &Session) {
-        for (filter, _) in session.subscriptions() {
-            if let Ok(SubscriptionFilter::Plain(filter)) = SubscriptionFilter::parse(filter) {
-                self.fanout.unsubscribe(filter, entry, &self.metrics);
-            }
-        }
-    }
+fn fresh(entry: Arc<Entry>, limits: &Arc<Limits>, will: Option<DueWill>) -> Owned {
+    let session = Session::new(&entry.client_id, Arc::clone(limits));
+    Owned { entry, session, state: SessionState::New, will }
 }

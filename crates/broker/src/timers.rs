@@ -1,52 +1,53 @@
-//! Delayed wills and session expiry: one ordered list of due times, one task that waits for the first.
+//! What is to happen later: one ordered list of due times, for one task that waits for the first.
+//!
+//! There is one for sessions at rest (delayed wills, expiry) and one for delayed messages.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::entry::Entry;
-
-/// Entries to look at, by time. An entry decides itself what is due, so a stale time is harmless.
-pub(crate) struct Timers {
-    due: Mutex<Due>,
+/// Things by the time when they are due, and in the order in which they came for the same time. Its bound is the
+/// business of whoever puts things in.
+pub(crate) struct Timers<T> {
+    due: Mutex<Due<T>>,
     earlier: Notify,
 }
 
-#[derive(Default)]
-struct Due {
-    // Bounded by the sessions at rest: each puts at most two times in when it comes to rest.
-    entries: BTreeMap<(Instant, u64), Weak<Entry>>,
+struct Due<T> {
+    things: BTreeMap<(Instant, u64), T>,
     next_number: u64,
 }
 
-impl Timers {
+impl<T> Timers<T> {
     pub(crate) fn new() -> Self {
-        Self { due: Mutex::new(Due::default()), earlier: Notify::const_new() }
+        Self {
+            due: Mutex::new(Due { things: BTreeMap::new(), next_number: 0 }),
+            earlier: Notify::const_new(),
+        }
     }
 
-    /// Has `entry` looked at when `at` comes.
-    pub(crate) fn schedule(&self, at: Instant, entry: &Arc<Entry>) {
+    /// Has [`Timers::next`] return `thing` when `at` comes.
+    pub(crate) fn schedule(&self, at: Instant, thing: T) {
         let is_first = {
             let mut due = self.due.lock();
             let number = due.next_number;
             due.next_number += 1;
-            due.entries.insert((at, number), Arc::downgrade(entry));
-            due.entries.first_key_value().is_some_and(|(key, _)| *key == (at, number))
+            due.things.insert((at, number), thing);
+            due.things.first_key_value().is_some_and(|(key, _)| *key == (at, number))
         };
         if is_first {
             self.earlier.notify_one();
         }
     }
 
-    /// The next entry whose time has come. Cancel safe.
-    pub(crate) async fn next(&self) -> Arc<Entry> {
+    /// The next thing whose time has come. Cancel safe.
+    pub(crate) async fn next(&self) -> T {
         loop {
             let wait_until = match self.pop(tokio::time::Instant::now().into_std()) {
-                Popped::Entry(entry) => return entry,
-                Popped::Wait(until) => until,
+                Ok(thing) => return thing,
+                Err(wait_until) => wait_until,
             };
             match wait_until {
                 Some(until) => tokio::select! {
@@ -58,21 +59,13 @@ impl Timers {
         }
     }
 
-    fn pop(&self, now: Instant) -> Popped {
+    /// The first thing that is due, or when there will be one.
+    fn pop(&self, now: Instant) -> Result<T, Option<Instant>> {
         let mut due = self.due.lock();
-        while let Some(first) = due.entries.first_entry() {
-            if first.key().0 > now {
-                return Popped::Wait(Some(first.key().0));
-            }
-            if let Some(entry) = first.remove().upgrade() {
-                return Popped::Entry(entry);
-            }
+        match due.things.first_entry() {
+            Some(first) if first.key().0 <= now => Ok(first.remove()),
+            Some(first) => Err(Some(first.key().0)),
+            None => Err(None),
         }
-        Popped::Wait(None)
     }
-}
-
-enum Popped {
-    Entry(Arc<Entry>),
-    Wait(Option<Instant>),
 }
