@@ -69,7 +69,7 @@ pub use path::{Path, PathStep};
 pub use row::Row;
 pub use rule::{Outcome, Rows, Rule};
 pub use ruleset::{DuplicateRuleId, RuleSet};
-pub use state::{RuleState, StateLimits};
+pub use state::{ClosedRow, RuleState, StateError, StateLimits};
 pub use syntax::parser::{MAX_EXPRESSION_DEPTH, MAX_SQL_BYTES};
 pub use template::{MAX_TEMPLATE_BYTES, Missing, RenderError, Rendered, Template};
 pub use value::{Map, Value};

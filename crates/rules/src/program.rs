@@ -235,6 +235,10 @@ impl Program {
         self.visible().iter().position(|name| &**name == column)
     }
 
+    pub(crate) fn span(&self, id: ExprId) -> Span {
+        self.nodes[id.0 as usize].1
+    }
+
     pub(crate) fn is_stateful(&self) -> bool {
         !self.history.is_empty() || self.dedup.is_some() || self.sample.is_some() || self.window.is_some()
     }

@@ -9,6 +9,7 @@ use crate::eval::{self, Evaluator, Made};
 use crate::event::EventKind;
 use crate::program::Program;
 use crate::row::Row;
+use crate::state::RuleState;
 
 /// A rule, compiled once and shared by every thread that evaluates it.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct Rule {
     filters: Vec<String>,
     kinds: Vec<EventKind>,
     program: Program,
+    fingerprint: u64,
     warnings: Vec<Diagnostic>,
 }
 
@@ -35,6 +37,7 @@ impl Rule {
             filters: compiled.filters,
             kinds: compiled.kinds,
             program: compiled.program,
+            fingerprint: fnv1a(sql.as_bytes()),
             warnings: compiled.warnings,
         })
     }
@@ -79,6 +82,43 @@ impl Rule {
     pub fn evaluate<'r, 'e: 'r>(&'r self, on: &mut Evaluator<'_, 'e>) -> Result<Outcome<'r>, EvalError> {
         eval::run(&self.program, on).map(Outcome::of)
     }
+
+    /// Whether the rule remembers earlier messages, so that it needs [`Rule::evaluate_with`]: it has a window, DEDUP,
+    /// SAMPLE, lag() or changed().
+    pub fn is_stateful(&self) -> bool {
+        self.program.is_stateful()
+    }
+
+    /// What the rule makes of an event, and of what it remembers. The event's time counts, not a clock's. A rule that
+    /// remembers nothing is evaluated as by [`Rule::evaluate`].
+    ///
+    /// # Errors
+    ///
+    /// What failed, and where in the rule. A message that failed is in no window; lag() and changed() may have seen
+    /// it.
+    pub fn evaluate_with<'r, 'e: 'r>(
+        &'r self,
+        state: &mut RuleState,
+        on: &mut Evaluator<'_, 'e>,
+    ) -> Result<Outcome<'r>, EvalError> {
+        state.evaluate(self, on).map(Outcome::of)
+    }
+
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Tells the text of this rule from that of another one.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
+/// The 64-bit hash of Fowler, Noll and Vo: the same in every version and on every machine.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    bytes.iter().fold(OFFSET, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
 }
 
 /// What a rule made of one event.

@@ -41,6 +41,12 @@ impl Compiler<'_> {
             2 if is("filter") => {
                 return self.over_elements(args, |array, body| Node::Filter { array, body });
             }
+            1.. if self.scope == Scope::Window && (is("lag") || is("changed")) => {
+                let error =
+                    Diagnostic::error(span, format!("{name}() is different in each message of a window"));
+                self.report(error.hint("put it into an aggregate, or into WHERE"));
+                return Node::Constant(Value::Undefined);
+            }
             1.. if is("lag") => return self.history(args, span, Node::Previous),
             1.. if is("changed") => return self.history(args, span, Node::Changed),
             0 if self.scope == Scope::Window && is("window_start") => return Node::WindowStart,

@@ -165,19 +165,21 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
     /// The rows of an event that is selected.
     pub(crate) fn rows(&mut self) -> Result<Made<'r>, EvalError> {
         let program = self.program;
-        if !self.outputs_made {
-            self.first_outputs()?;
-        }
+        self.make_outputs()?;
         match &program.foreach {
             None => Ok(Made::One(self.finished())),
             Some(foreach) => self.walk_collection(foreach).map(Made::Many),
         }
     }
 
-    /// The outputs of a window.
-    pub(crate) fn window_outputs(mut self) -> Result<Vec<Value<'r>>, EvalError> {
-        let program = self.program;
-        self.outputs(&program.outputs)?;
+    /// Evaluates the outputs before a condition that may read them.
+    pub(crate) fn make_outputs(&mut self) -> Result<(), EvalError> {
+        if self.outputs_made { Ok(()) } else { self.first_outputs() }
+    }
+
+    /// The outputs as they stand, for a row that outlives the event.
+    pub(crate) fn into_outputs(mut self) -> Result<Vec<Value<'r>>, EvalError> {
+        self.make_outputs()?;
         Ok(self.slots)
     }
 
