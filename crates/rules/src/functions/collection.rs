@@ -1,8 +1,8 @@
-//! Functions of arrays and objects.
+//! Functions of arrays.
 
-use super::{Call, count, elements, text};
+use super::{Call, count, elements};
 use crate::error::EvalErrorKind as Error;
-use crate::operators::{integer, same};
+use crate::operators::{Number, finite, integer, number, order, same};
 use crate::value::Value;
 
 type Result<'r> = std::result::Result<Value<'r>, Error>;
@@ -59,45 +59,102 @@ fn first_where<'r>(
     Ok(args.iter_mut().find(|value| wanted(value)).map(std::mem::take).unwrap_or_default())
 }
 
-pub(super) fn map_size<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let map = object(call, &mut args[0], "map_size()")?;
-    call.meter.walk(&map)?;
-    Ok(count(map.members().map_or(0, |members| members.len())))
-}
-
-/// The value at a path of names separated by dots, or the default where there is none.
-pub(super) fn map_get<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let path = text(&mut args[0], "map_get()")?;
-    let mut value = object(call, &mut args[1], "map_get()")?;
-    for key in path.split('.') {
-        call.meter.walk(&value)?;
-        value = value.get(key);
-    }
-    Ok(or_default(value, args))
-}
-
-/// The value under a name, dots and all, or the default where there is none.
-pub(super) fn mget<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let map = object(call, &mut args[1], "mget()")?;
-    call.meter.walk(&map)?;
-    let value = args[0].as_str().map_or(Value::Undefined, |key| map.get(key));
-    Ok(or_default(value, args))
-}
-
-fn or_default<'r>(value: Value<'r>, args: &mut [Value<'r>]) -> Value<'r> {
-    if value.is_undefined() { args.get_mut(2).map(std::mem::take).unwrap_or_default() } else { value }
-}
-
-/// An object, or the text of one.
-fn object<'r>(call: &mut Call<'_, 'r>, value: &mut Value<'r>, operation: &'static str) -> Result<'r> {
-    let found = match std::mem::take(value) {
-        Value::Str(text) => call.decode(text)?.map_err(Error::NotJson)?,
-        other => other,
+/// `sublist(length, array)` or `sublist(start, length, array)`, from 1. What lies beyond the end is left out.
+pub(super) fn sublist<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    const NAME: &str = "sublist()";
+    let (start, length, array) = match args {
+        [start, length, array] => (integer(start, NAME)?, integer(length, NAME)?, array),
+        [length, array] => (1, integer(length, NAME)?, array),
+        _ => return Ok(Value::Undefined),
     };
-    if found.is_map() {
-        return Ok(found);
+    let before = usize::try_from(start).ok().and_then(|start| start.checked_sub(1));
+    let before = before.ok_or(Error::InvalidArgument { operation: NAME, expected: "a start from 1" })?;
+    let length = usize::try_from(length)
+        .map_err(|_| Error::InvalidArgument { operation: NAME, expected: "a length from 0" })?;
+    let items = elements(call, array, NAME)?;
+    Ok(Value::array(items.into_iter().skip(before).take(length).collect()))
+}
+
+/// The least of an array's elements or of several values, in the order in which `<` puts them.
+pub(super) fn min<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(several(call, args, "min()")?
+        .into_iter()
+        .reduce(|l, r| if order(&r, &l).is_lt() { r } else { l })
+        .unwrap_or_default())
+}
+
+/// The greatest.
+pub(super) fn max<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    Ok(several(call, args, "max()")?
+        .into_iter()
+        .reduce(|l, r| if order(&r, &l).is_gt() { r } else { l })
+        .unwrap_or_default())
+}
+
+/// The sum of numbers: an integer where all of them are.
+pub(super) fn sum<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    let items = several(call, args, "sum()")?;
+    total(&items, "sum()")
+}
+
+/// The mean of numbers, always a float; nothing where there are none.
+pub(super) fn avg<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    let items = several(call, args, "avg()")?;
+    if items.is_empty() {
+        return Ok(Value::Undefined);
     }
-    Err(Error::WrongType { operation, expected: "an object", found: found.kind() })
+    #[expect(clippy::cast_precision_loss, reason = "no array has 2^53 elements")]
+    let count = items.len() as f64;
+    finite(number(&total(&items, "avg()")?, "avg()")?.as_f64() / count)
+}
+
+fn total<'r>(items: &[Value<'r>], operation: &'static str) -> Result<'r> {
+    let mut sum = Number::Int(0);
+    for item in items {
+        sum = match (sum, number(item, operation)?) {
+            (Number::Int(l), Number::Int(r)) => Number::Int(l.checked_add(r).ok_or(Error::Overflow)?),
+            (l, r) => Number::Float(l.as_f64() + r.as_f64()),
+        };
+    }
+    match sum {
+        Number::Int(sum) => Ok(Value::Int(sum)),
+        Number::Float(sum) => finite(sum),
+    }
+}
+
+/// An array's elements from the least to the greatest; equal ones stay in their order.
+pub(super) fn sort<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    let mut items = elements(call, &args[0], "sort()")?;
+    // Each element is compared about as often as the length has bits, and comparing walks over both.
+    for _ in 0..usize::BITS - items.len().leading_zeros() {
+        call.meter.walk(&args[0])?;
+        call.meter.steps(items.len())?;
+    }
+    items.sort_by(order);
+    Ok(Value::array(items))
+}
+
+/// The elements of the only argument, or all arguments.
+fn several<'r>(
+    call: &mut Call<'_, 'r>,
+    args: &mut [Value<'r>],
+    operation: &'static str,
+) -> std::result::Result<Vec<Value<'r>>, Error> {
+    match args {
+        [single] => {
+            call.meter.walk(single)?;
+            elements(call, single, operation)
+        }
+        several => {
+            several.iter().try_for_each(|value| call.meter.walk(value))?;
+            Ok(several.iter_mut().map(std::mem::take).collect())
+        }
+    }
+}
+
+/// Whether two values are equal as `=` sees them.
+pub(super) fn eq<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    crate::operators::binary(crate::syntax::ast::BinaryOp::Equal, &args[0], &args[1], call.meter)
 }
 
 fn array<'v, 'r>(value: &'v Value<'r>, operation: &'static str) -> std::result::Result<&'v Value<'r>, Error> {

@@ -39,14 +39,44 @@ pub(super) fn float<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<
     finite(value)
 }
 
+/// A float in digits: at most that many after the point, without zeros at the end.
+pub(super) fn float2str<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    const NAME: &str = "float2str()";
+    const MOST_DECIMALS: i64 = 253;
+    let value = match &args[0] {
+        Value::Float(value) => *value,
+        other => return Err(Error::WrongType { operation: NAME, expected: "a float", found: other.kind() }),
+    };
+    match args[1] {
+        Value::Int(decimals @ 0..=MOST_DECIMALS) => {
+            let written = compact(value, usize::try_from(decimals).unwrap_or(0));
+            call.meter.bytes(written.len())?;
+            Ok(written.into())
+        }
+        _ => Err(Error::InvalidArgument { operation: NAME, expected: "0 to 253 decimals" }),
+    }
+}
+
+/// With at most that many digits after the point, and at least one if any.
+pub(super) fn compact(value: f64, decimals: usize) -> String {
+    let mut written = format!("{value:.decimals$}");
+    if let Some(point) = written.find('.') {
+        let kept = written.trim_end_matches('0').len().max(point + 2);
+        written.truncate(kept);
+    }
+    written
+}
+
 pub(super) fn bool<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     match &args[0] {
         Value::Bool(value) => Ok(Value::Bool(*value)),
+        Value::Float(value) if value.total_cmp(&1.0).is_eq() => Ok(Value::Bool(true)),
+        Value::Float(value) if value.abs().total_cmp(&0.0).is_eq() => Ok(Value::Bool(false)),
         Value::Int(1) => Ok(Value::Bool(true)),
         Value::Int(0) => Ok(Value::Bool(false)),
         Value::Str(word) if word == "true" => Ok(Value::Bool(true)),
         Value::Str(word) if word == "false" => Ok(Value::Bool(false)),
-        Value::Int(_) | Value::Str(_) => {
+        Value::Int(_) | Value::Float(_) | Value::Str(_) => {
             Err(Error::InvalidArgument { operation: "bool()", expected: "true, false, 1 or 0" })
         }
         other => Err(Error::WrongType {

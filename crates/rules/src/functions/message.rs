@@ -36,21 +36,3 @@ pub(super) fn payload<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Re
     }
     Ok(value)
 }
-
-/// When the message was received, since 1970, in seconds or the given unit. A rule has no clock of its own, so that
-/// the same message always gives the same result.
-pub(super) fn now_timestamp<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let now = call.event.timestamp_ms;
-    let unit = args.first_mut().map(|unit| text(unit, "now_timestamp()")).transpose()?;
-    let scaled = match unit.as_deref().unwrap_or("second") {
-        "second" => Some(now.div_euclid(1000)),
-        "millisecond" => Some(now),
-        "microsecond" => now.checked_mul(1000),
-        "nanosecond" => now.checked_mul(1_000_000),
-        _ => {
-            let expected = "the unit second, millisecond, microsecond or nanosecond";
-            return Err(Error::InvalidArgument { operation: "now_timestamp()", expected });
-        }
-    };
-    scaled.map(Value::Int).ok_or(Error::Overflow)
-}

@@ -51,7 +51,7 @@ pub(super) fn substr<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
     let offset = |text: &str, chars: usize| text.char_indices().nth(chars).map_or(text.len(), |(at, _)| at);
     let from = offset(&text, start);
     let to = length.map_or(text.len(), |length| from + offset(&text[from..], length));
-    part(call, text, from, to)
+    slice(call, text, from, to)
 }
 
 pub(super) fn trim<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
@@ -92,7 +92,7 @@ fn trimmed<'r>(
     let from = text.len() - kept.len();
     let kept = if side.end { kept.trim_end_matches(goes) } else { kept };
     let to = from + kept.len();
-    part(call, text, from, to)
+    slice(call, text, from, to)
 }
 
 /// The parts between separators. Empty parts are left out unless the mode says `notrim`; `leading` and `trailing`
@@ -132,9 +132,17 @@ pub(super) fn split<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Resu
             }
         }
     };
-    let kept = ranges.into_iter().filter(|(from, to)| keeps_empty || from < to);
+    slices(call, text, ranges.into_iter().filter(|(from, to)| keeps_empty || from < to))
+}
+
+/// Several parts of a text as an array, borrowed where the text is.
+pub(super) fn slices<'r>(
+    call: &mut Call<'_, 'r>,
+    text: Cow<'r, str>,
+    ranges: impl Iterator<Item = (usize, usize)>,
+) -> Result<'r> {
     let mut parts = Vec::new();
-    for (from, to) in kept {
+    for (from, to) in ranges {
         parts.push(match &text {
             Cow::Borrowed(text) => Value::from(&text[from..to]),
             Cow::Owned(text) => {
@@ -147,7 +155,7 @@ pub(super) fn split<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Resu
 }
 
 /// A part of a text, borrowed where the text is.
-fn part<'r>(call: &mut Call<'_, 'r>, text: Cow<'r, str>, from: usize, to: usize) -> Result<'r> {
+pub(super) fn slice<'r>(call: &mut Call<'_, 'r>, text: Cow<'r, str>, from: usize, to: usize) -> Result<'r> {
     match text {
         Cow::Borrowed(text) => Ok(Value::Str(Cow::Borrowed(&text[from..to]))),
         Cow::Owned(text) => {
