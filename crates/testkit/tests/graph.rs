@@ -14,7 +14,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tidegate-store", &["tidegate-codec", "tidegate-session"]),
     ("tidegate-rules", &["tidegate-topic"]),
     ("tidegate-sink", &[]),
-    ("tidegate-kafka", &["tidegate-sink"]),
+    ("tidegate-spill", &[]),
+    ("tidegate-kafka", &["tidegate-sink", "tidegate-spill"]),
     (
         "tidegate-broker",
         &["tidegate-codec", "tidegate-topic", "tidegate-session", "tidegate-rules", "tidegate-sink"],
