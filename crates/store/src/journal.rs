@@ -18,10 +18,10 @@ use crate::recovery::{self, Recovered};
 use crate::{Commit, Failed, SessionKey, Status, Store, Waiting};
 
 /// How long a full disk is left alone before the next try.
-const FULL_DISK_PAUSE: Duration = Duration::from_secs(1);
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(250);
 
 /// Entries for which the queue keeps its memory between batches.
-const SPARE_ENTRIES: usize = 1024;
+const SPARE_ENTRIES: usize = 16 * 1024;
 
 /// A store in a directory.
 ///

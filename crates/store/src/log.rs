@@ -325,12 +325,16 @@ impl Log {
         } else {
             self.disk.remove(&name)
         };
-        // A file that can't be removed is tried again with the next batch; it does no harm.
-        if removed.is_ok() {
-            self.disk.sync_names()?;
-            self.segments.pop_front();
+        match removed {
+            Ok(()) => {
+                self.disk.sync_names()?;
+                self.segments.pop_front();
+                Ok(())
+            }
+            // It does no harm, and is tried again with the next batch. Only a start waits for damage to be set aside.
+            Err(_) if !first.is_damaged => Ok(()),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     fn measure(&mut self, sync: Duration) {

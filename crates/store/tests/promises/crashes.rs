@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use tidegate_codec::QoS;
-use tidegate_session::{Ended, Start};
+use tidegate_session::{Change, Ended, Expiry, Start};
+use tidegate_store::Store;
 
 use crate::disk::SimulatedDisk;
 use crate::model::Model;
-use crate::world::{Step, World, open};
+use crate::world::{Step, World, begun, committed, open};
 
 fn step() -> impl Strategy<Value = Step> {
     let qos =
@@ -173,5 +174,40 @@ fn fault_126_a_bit_that_flips_is_found_and_costs_no_more_than_its_batch() {
         let (_, again) = open(&disk);
         assert!(!again.repair.is_loss(), "bit {bit}: damage is told once: {:?}", again.repair);
         assert_eq!(Model::of(&again), Model::of(&recovered), "bit {bit}");
+    }
+}
+
+#[test]
+fn files_whose_removal_was_not_durable_bring_nothing_back() {
+    // Many short files, each with the end of a session that began in the one before.
+    let disk = SimulatedDisk::default();
+    let mut last = None;
+    for index in 0..30 {
+        let (store, _) = open(&disk);
+        let key = store.new_session();
+        let commit = store.append(key, &mut begun(&format!("client-{index}"), Expiry::Never));
+        if let Some(last) = last.replace(key) {
+            store.append(last, &mut vec![Change::Ended]);
+        }
+        committed(&store, commit).unwrap();
+    }
+    let files = disk.files();
+    for writes in 0..60 {
+        for luck in
+            [0, 0x5555_5555_5555_5555, 0xAAAA_AAAA_AAAA_AAAA, 0x0F0F_3C5A_9669_C3A5_u64.rotate_left(writes)]
+        {
+            let disk = SimulatedDisk::with_files(files.clone());
+            let (store, recovered) = open(&disk);
+            let key = recovered.sessions[0].0;
+            disk.power_goes_after(writes as usize, luck);
+            for _ in 0..30 {
+                committed(&store, store.append(key, &mut vec![Change::WillDone])).unwrap();
+            }
+            drop(store);
+            let left = disk.after_power_went().unwrap_or_else(|| disk.lose_power(luck));
+            let (_store, recovered) = open(&SimulatedDisk::with_files(left));
+            assert!(!recovered.repair.is_loss(), "{writes} {luck:x}: {:?}", recovered.repair);
+            assert_eq!(recovered.sessions.len(), 1, "{writes} {luck:x}");
+        }
     }
 }

@@ -42,6 +42,12 @@ struct Bytes {
     synced: Vec<u8>,
 }
 
+impl Bytes {
+    fn make_durable(&mut self) {
+        self.synced.clone_from(&self.written);
+    }
+}
+
 struct Handle {
     disk: SimulatedDisk,
     contents: Contents,
@@ -103,16 +109,21 @@ impl SimulatedDisk {
 impl State {
     fn survivors(&self, luck: u64) -> BTreeMap<String, Vec<u8>> {
         let mut left = BTreeMap::new();
-        // Names that were made or removed since the last sync of names may be either way.
-        let names = if luck & 1 == 0 { &self.synced_names } else { &self.files };
+        // Names that were made or removed since the last sync of names may be either way, each for itself.
+        let mut names = self.synced_names.clone();
+        names.extend(self.files.iter().map(|(name, contents)| (name.clone(), Arc::clone(contents))));
         for (index, (name, contents)) in names.iter().enumerate() {
+            let is_sure = self.synced_names.contains_key(name) && self.files.contains_key(name);
+            if !is_sure && luck.rotate_right(index as u32) & 1 == 0 {
+                continue;
+            }
             let contents = contents.lock().unwrap();
             let mut bytes = contents.synced.clone();
             let rest = contents.written.get(bytes.len()..).unwrap_or_default();
             let draw = luck.wrapping_mul(6_364_136_223_846_793_005).rotate_left(index as u32) >> 8;
             let kept = draw as usize % (rest.len() + 1);
             bytes.extend_from_slice(&rest[..kept]);
-            if draw & 3 == 0 {
+            if draw.is_multiple_of(4) {
                 // The length was written, the bytes were not.
                 bytes.resize(contents.synced.len() + rest.len(), 0);
             }
@@ -169,7 +180,7 @@ impl Disk for SimulatedDisk {
         let contents = state.files.get(name).ok_or_else(not_found)?;
         let mut contents = contents.lock().unwrap();
         contents.written.truncate(bytes as usize);
-        contents.synced = contents.written.clone();
+        contents.make_durable();
         Ok(())
     }
 
@@ -224,7 +235,7 @@ impl DiskFile for Handle {
             _ => {}
         }
         let mut contents = self.contents.lock().unwrap();
-        contents.synced = contents.written.clone();
+        contents.make_durable();
         Ok(())
     }
 

@@ -109,10 +109,6 @@ impl Model {
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.len()
     }
-
-    pub(crate) fn session(&self, key: SessionKey) -> &StoredSession {
-        &self.sessions[&key].stored
-    }
 }
 
 impl ModelSession {

@@ -86,8 +86,29 @@ fn too_much_that_waits_for_the_disk_says_so_until_there_is_room() {
     }
     assert_eq!(store.poll_room(&mut waiting, &mut cx), Poll::Pending);
     assert!(store.status().pending_bytes > 10_000);
-    disk.set_room(None);
-    assert_eq!(wait(poll_fn(|cx| store.poll_room(&mut waiting, cx))), Some(()));
+    // As a connection does it: again and again, with one waker.
+    let fill_and_wait = async {
+        for round in 0..3_u8 {
+            disk.set_room(Some(0));
+            for _ in 0..30 {
+                let message = message("t", &[round; 1000], QoS::AtLeastOnce);
+                let number = store.next_posting();
+                commit =
+                    store.append(key, &mut vec![Change::Posted { number, delivery: delivery(&message) }]);
+            }
+            let mut is_first = true;
+            poll_fn(|cx| {
+                let room = store.poll_room(&mut waiting, cx);
+                if std::mem::take(&mut is_first) {
+                    assert_eq!(room, Poll::Pending);
+                    disk.set_room(None);
+                }
+                room
+            })
+            .await;
+        }
+    };
+    assert_eq!(wait(fill_and_wait), Some(()));
     committed(&store, commit).unwrap();
     assert_eq!(store.status().pending_bytes, 0);
 }
@@ -134,7 +155,9 @@ fn many_threads_append_and_each_finds_its_own_when_it_waited() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     drop(store);
     let (_store, recovered) = Journal::open(directory.options()).unwrap();
     assert_eq!(recovered.sessions.len(), 200);
