@@ -32,6 +32,7 @@
 //!
 //! - [`Rule`] is a compiled statement, [`RuleSet`] all of them with an index by topic;
 //! - [`Event`] is what comes in, [`Row`] what comes out, [`Template`] turns a row into text;
+//! - [`RuleState`] is what a rule with a window, DEDUP or lag() remembers, [`Explanation`] why an event was not selected;
 //! - [`EvalScratch`] is the memory that evaluations reuse, [`Evaluator`] one message among all rules;
 //! - [`CompileError`] carries every [`Diagnostic`] of a text, with places and hints.
 //!
@@ -42,6 +43,7 @@ mod diagnostic;
 mod error;
 mod eval;
 mod event;
+mod explain;
 mod functions;
 mod json;
 mod meter;
@@ -62,6 +64,7 @@ pub use diagnostic::{CompileError, Diagnostic, MAX_DIAGNOSTICS, Severity, Span};
 pub use error::{EvalError, EvalErrorKind};
 pub use eval::{EvalScratch, Evaluator};
 pub use event::{Connection, Details, Event, EventKind, Properties, Property};
+pub use explain::{ConditionPart, Explanation, Verdict};
 pub use functions::{KeyValues, MemoryStore};
 pub use json::{JsonError, JsonProblem, MAX_JSON_BYTES, MAX_JSON_DEPTH, RawJson};
 pub use meter::{EvalLimits, MAX_VALUE_DEPTH};
@@ -71,5 +74,5 @@ pub use rule::{Outcome, Rows, Rule};
 pub use ruleset::{DuplicateRuleId, RuleSet};
 pub use state::{ClosedRow, RuleState, StateError, StateLimits};
 pub use syntax::parser::{MAX_EXPRESSION_DEPTH, MAX_SQL_BYTES};
-pub use template::{MAX_TEMPLATE_BYTES, Missing, RenderError, Rendered, Template};
+pub use template::{MAX_TEMPLATE_BYTES, Missing, RenderError, Rendered, Template, check_template};
 pub use value::{Map, Value};

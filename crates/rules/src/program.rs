@@ -215,6 +215,8 @@ pub(crate) struct Variable {
     pub(crate) outer: Option<Slot>,
     pub(crate) column: Option<Column>,
     pub(crate) steps: Box<[ReadStep]>,
+    /// Whether it is an output by itself, so that a decimal stays as it was written.
+    pub(crate) is_output: bool,
 }
 
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 //! Texts with `${...}` in them, filled in from a row.
 
-use crate::diagnostic::{CompileError, Diagnostic, Span};
+use crate::diagnostic::{CompileError, Diagnostic, Span, did_you_mean};
 use crate::event::Column;
 use crate::path::Path;
 use crate::row::Row;
+use crate::rule::Rule;
 use crate::value::Value;
 
 /// Bytes of one template.
@@ -24,6 +25,8 @@ enum Part {
         path: Path,
         /// The event's column of that name, for rows that are the event.
         column: Option<Column>,
+        /// With its brackets, in the template's text.
+        span: Span,
     },
 }
 
@@ -94,7 +97,7 @@ impl Template {
                         parts.push(Part::Literal(std::mem::take(&mut literal)));
                     }
                     let column = Column::named(path.root());
-                    parts.push(Part::Placeholder { path, column });
+                    parts.push(Part::Placeholder { path, column, span: Span::new(start, at) });
                 }
                 None => diagnostics.push(
                     Diagnostic::error(Span::new(start, at), "this placeholder is not a path to a value")
@@ -145,7 +148,7 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
-                Part::Placeholder { path, column } => {
+                Part::Placeholder { path, column, .. } => {
                     match (append_value(row, path, *column, out), missing) {
                         (true, _) | (false, Missing::Empty) => {}
                         (false, Missing::Undefined) => out.extend_from_slice(b"undefined"),
@@ -161,7 +164,7 @@ impl Template {
     /// `SELECT *` is the message's own payload.
     pub fn render_value<'o>(&self, row: &'o Row<'_>, scratch: &'o mut Vec<u8>) -> Rendered<'o> {
         scratch.clear();
-        let [Part::Placeholder { path, column }] = &*self.parts else {
+        let [Part::Placeholder { path, column, .. }] = &*self.parts else {
             // Nothing is refused, so this can't fail.
             let _ = self.render(row, Missing::Empty, scratch);
             return Rendered::Bytes(scratch);
@@ -182,6 +185,37 @@ impl Template {
             }
         }
     }
+}
+
+/// What is wrong with a template over the rows of a rule: placeholders of columns that the rule does not make. An
+/// error, where no row has the column; a warning after `SELECT *`, where whoever makes the events may add it. The
+/// places are those of the template's text.
+pub fn check_template(rule: &Rule, template: &Template) -> Vec<Diagnostic> {
+    let program = rule.program();
+    let known = |column: Column| program.star && rule.kinds().iter().any(|kind| kind.has(column));
+    let mut diagnostics = Vec::new();
+    for part in &template.parts {
+        let Part::Placeholder { path, column, span } = part else { continue };
+        let root = path.root();
+        if path.is_whole_row() || program.position(root).is_some() || column.is_some_and(known) {
+            continue;
+        }
+        let message = format!("the rule makes no column `{root}`");
+        let diagnostic = if program.star {
+            Diagnostic::warning(*span, message)
+        } else {
+            Diagnostic::error(*span, message)
+        };
+        let columns = Column::ALL.into_iter().filter(|column| known(*column)).map(Column::name);
+        let mut names: Vec<&str> = columns.collect();
+        names.extend(program.visible().iter().map(|name| &**name));
+        let hint = did_you_mean(root, names.iter().copied()).or_else(|| {
+            let selected = names.join(", ");
+            (!program.star).then(|| format!("it makes {selected}; add {root} to SELECT"))
+        });
+        diagnostics.push(diagnostic.maybe_hint(hint));
+    }
+    diagnostics
 }
 
 /// The bytes of a text that the row or its event holds.

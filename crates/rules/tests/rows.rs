@@ -244,3 +244,17 @@ fn rules_templates_and_rows_are_shared_among_threads() {
     shared::<EvalScratch>();
     shared::<tidegate_rules::CompileError>();
 }
+
+#[test]
+fn a_decimal_that_is_passed_on_stays_as_it_was_written() {
+    let payload = br#"{"a": 1.10, "b": 1e3, "c": 0.1000000000000000055511, "d": 1.0, "l": [{"e": 2.50}]}"#;
+    let event = Event::publish("t", "c", payload);
+    let sql = "SELECT payload.a AS a, payload.b AS b, payload.c AS c, payload.d AS d, a + 1 AS a1, a = 1.1 AS same, \
+               is_float(a) AS float FROM \"t\"";
+    assert_eq!(
+        json(sql, &event),
+        r#"{"a":1.10,"b":1e3,"c":0.1000000000000000055511,"d":1.0,"a1":2.1,"same":true,"float":true}"#
+    );
+    let sql = "FOREACH payload.l AS x DO x.e AS e, e * 2 AS twice FROM \"t\"";
+    assert_eq!(json(sql, &event), r#"{"e":2.50,"twice":5.0}"#);
+}

@@ -140,6 +140,7 @@ impl Compiler<'_> {
                 outer: None,
                 column: Some(Column::ClientId),
                 steps: Box::default(),
+                is_output: false,
             };
             keys.push(self.push(Node::Variable(client), span));
         }

@@ -156,6 +156,7 @@ impl Compiler<'_> {
                     outer: None,
                     column: None,
                     steps: Box::default(),
+                    is_output: false,
                 };
                 let expr = self.push(Node::Variable(variable), span);
                 let slot = self.slot(&name);
@@ -191,6 +192,9 @@ impl Compiler<'_> {
             (None, _) => (format!("column_{position}").into(), Box::default()),
         };
         let expr = self.expr(expr);
+        if let Node::Variable(variable) = &mut self.program.nodes[expr.0 as usize].0 {
+            variable.is_output = true;
+        }
         let slot = self.slot(&root);
         Output { expr, slot, steps, span }
     }
@@ -329,7 +333,15 @@ impl Compiler<'_> {
             Step::Slice(first, last) => ReadStep::Slice(first, last),
         });
         let steps = steps.collect();
-        Node::Variable(Variable { name: path.root.into(), local, slot, outer, column, steps })
+        Node::Variable(Variable {
+            name: path.root.into(),
+            local,
+            slot,
+            outer,
+            column,
+            steps,
+            is_output: false,
+        })
     }
 
     fn warn_unknown(&mut self, path: &Path, column: Option<Column>) {

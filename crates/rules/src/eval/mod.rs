@@ -6,7 +6,7 @@ use crate::diagnostic::Span;
 use crate::error::{EvalError, EvalErrorKind};
 use crate::event::{Column, Event};
 use crate::functions::{Call, State};
-use crate::json::{JsonError, JsonProblem, Tape};
+use crate::json::{self, JsonError, JsonProblem, Tape};
 use crate::meter::{EvalLimits, Meter};
 use crate::operators;
 use crate::program::{ExprId, Foreach, Node, Output, Program, ReadStep, Slot, Variable};
@@ -150,6 +150,11 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
             outputs_made: false,
             collection: Value::Undefined,
         }
+    }
+
+    /// Begins anew with the limits, for something that is looked at by itself.
+    pub(crate) fn refuel(&mut self) {
+        self.meter = Meter::new(self.on.scratch.limits);
     }
 
     /// Whether the condition is true. It goes first: most messages of a filtering rule end there, before anything is
@@ -481,21 +486,23 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
     fn variable(&mut self, variable: &'r Variable) -> Result<Value<'r>, Failure> {
         if let Some(local) = variable.local {
             let value = self.locals.get(local).cloned().unwrap_or_default();
-            return self.walk(value, &variable.steps);
+            return self.walk_as(value, &variable.steps, variable.is_output);
         }
         for slot in [variable.slot, variable.outer].into_iter().flatten() {
             let Some(value) = self.slots.get(slot) else { continue };
             if let (Value::Str(Cow::Owned(text)), []) = (value, &*variable.steps) {
                 self.meter.bytes(text.len())?;
             }
-            let value = self.walk(value.clone(), &variable.steps)?;
+            let value = self.walk_as(value.clone(), &variable.steps, variable.is_output)?;
             if !value.is_undefined() {
-                return Ok(value);
+                return Ok(if variable.is_output { value } else { json::computable(value) });
             }
         }
         let event = self.event;
         match (variable.column, &*variable.steps) {
-            (Some(Column::Payload), steps @ [_, ..]) if event.raw_payload().is_some() => self.payload(steps),
+            (Some(Column::Payload), steps @ [_, ..]) if event.raw_payload().is_some() => {
+                self.payload(steps, variable.is_output)
+            }
             (column, []) => Ok(event.resolve(&variable.name, column)),
             (column, steps) => {
                 if let Some(column) = column
@@ -511,7 +518,7 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
     }
 
     /// A path into the payload, over the tape while the steps are plain.
-    fn payload(&mut self, steps: &'r [ReadStep]) -> Result<Value<'r>, Failure> {
+    fn payload(&mut self, steps: &'r [ReadStep], is_output: bool) -> Result<Value<'r>, Failure> {
         let text: &'r str = self.on.payload_text().map_err(EvalErrorKind::NotJson)?;
         self.meter.scan(text.len())?;
         let tape = &self.on.scratch.payload;
@@ -531,12 +538,21 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
             };
             (entry, rest) = (found, further);
         }
-        let value = tape.value(entry, text);
-        self.walk(value, rest)
+        let value = if is_output { tape.written(entry, text) } else { tape.value(entry, text) };
+        self.walk_as(value, rest, is_output)
     }
 
-    fn walk(&mut self, mut value: Value<'r>, steps: &'r [ReadStep]) -> Result<Value<'r>, Failure> {
-        for step in steps {
+    fn walk(&mut self, value: Value<'r>, steps: &'r [ReadStep]) -> Result<Value<'r>, Failure> {
+        self.walk_as(value, steps, false)
+    }
+
+    fn walk_as(
+        &mut self,
+        mut value: Value<'r>,
+        steps: &'r [ReadStep],
+        is_output: bool,
+    ) -> Result<Value<'r>, Failure> {
+        for (at, step) in steps.iter().enumerate() {
             self.meter.step()?;
             match value {
                 // A text that holds JSON is looked into; one that does not has no fields.
@@ -545,7 +561,10 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
                 _ => {}
             }
             value = match step {
-                ReadStep::Key(key) => value.get(key),
+                ReadStep::Key(key) => match value {
+                    Value::Json(json) if is_output && at + 1 == steps.len() => json.get_written(key),
+                    _ => value.get(key),
+                },
                 ReadStep::Index(index) => value.element(*index),
                 ReadStep::Computed(id) => match self.eval(*id)? {
                     Value::Int(index) => value.element(index),

@@ -11,7 +11,7 @@ mod tape;
 mod write;
 
 pub use raw::RawJson;
-pub(crate) use raw::decode;
+pub(crate) use raw::{computable, decode};
 pub(crate) use tape::Tape;
 pub(crate) use write::{write_compact, write_f64, write_string};
 

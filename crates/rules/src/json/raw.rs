@@ -34,6 +34,14 @@ impl<'a> RawJson<'a> {
         found.map_or(Value::Undefined, |(_, value)| value)
     }
 
+    /// The same, with a decimal as it was written.
+    pub(crate) fn get_written(self, key: &str) -> Value<'a> {
+        let mut walk = Walk::of(self, self.is_object());
+        let members = std::iter::from_fn(|| Some((walk.next()?, walk.next()?)));
+        let found = members.filter(|(name, _)| unescape(&name[1..name.len() - 1]) == key).last();
+        found.map_or(Value::Undefined, |(_, value)| written(value))
+    }
+
     /// The names and values of an object in the order of the text, with duplicates; nothing of an array.
     pub fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
         let mut walk = Walk::of(self, self.is_object());
@@ -153,6 +161,37 @@ fn value(text: &str) -> Value<'_> {
         Some(b'f') => Value::Bool(false),
         Some(b'n') => Value::Null,
         _ => number(text),
+    }
+}
+
+/// The same where it is passed on and not computed with: a decimal stays as it was written.
+pub(super) fn written(text: &str) -> Value<'_> {
+    match value(text) {
+        Value::Float(float) if !is_printed_as(float, text) => Value::BigNumber(text.into()),
+        value => value,
+    }
+}
+
+/// A value for computing with, of one that was kept as it was written.
+pub(crate) fn computable(value: Value<'_>) -> Value<'_> {
+    let digits = match &value {
+        Value::BigNumber(digits) if digits.contains(['.', 'e', 'E']) => digits.parse().ok(),
+        _ => None,
+    };
+    digits.filter(|float: &f64| float.is_finite()).map_or(value, Value::Float)
+}
+
+fn is_printed_as(float: f64, text: &str) -> bool {
+    /// Digits that a float always holds, and a sign or a point.
+    const EXACT_BYTES: usize = 16;
+    let is_plain = text.len() <= EXACT_BYTES
+        && !text.contains(['e', 'E'])
+        && !text.trim_start_matches('-').starts_with("0.0000")
+        && (!text.ends_with('0') || text.ends_with(".0"));
+    is_plain || {
+        let mut printed = Vec::with_capacity(text.len());
+        super::write_f64(float, &mut printed);
+        printed == text.as_bytes()
     }
 }
 

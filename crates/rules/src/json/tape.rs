@@ -100,6 +100,16 @@ impl Tape {
         self.entries.get(entry).is_some_and(|e| matches!(e.kind, Kind::Plain | Kind::Escaped))
     }
 
+    /// The value at an entry where it is passed on: a decimal as it was written.
+    pub(crate) fn written<'a>(&self, entry: usize, text: &'a str) -> Value<'a> {
+        match self.entries.get(entry) {
+            Some(entry) if entry.kind == Kind::Number => {
+                raw::written(&text[entry.start as usize..entry.end as usize])
+            }
+            _ => self.value(entry, text),
+        }
+    }
+
     /// The value at an entry, borrowed from the text.
     pub(crate) fn value<'a>(&self, entry: usize, text: &'a str) -> Value<'a> {
         let Some(entry) = self.entries.get(entry) else { return Value::Undefined };
