@@ -1,6 +1,7 @@
 //! The configuration file: what an operator may say, with its defaults, and what is wrong with it in words.
 
 mod error;
+mod topics;
 mod units;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,10 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use error::ConfigErrors;
+pub(crate) use topics::TopicRules;
+use topics::{
+    AutoSubscribeSettings, DelayedSettings, RetainedSettings, RewriteSettings, SharedStrategySetting,
+};
 pub(crate) use units::{Period, Size};
 
 /// The prefix of environment variables: `TIDEGATE_HTTP__BIND` is `bind` of `[http]`.
@@ -37,6 +42,14 @@ pub(crate) struct Settings {
     pub(crate) http: HttpSettings,
     /// What one conversation may do.
     pub(crate) mqtt: MqttSettings,
+    /// What may be retained.
+    pub(crate) retained: RetainedSettings,
+    /// What `$delayed/SECONDS/topic` may hold back.
+    pub(crate) delayed: DelayedSettings,
+    /// Topics that mean others; the first that fits counts.
+    pub(crate) rewrite: Vec<RewriteSettings>,
+    /// What every client is subscribed to when it connects.
+    pub(crate) auto_subscribe: Vec<AutoSubscribeSettings>,
     /// Kafka clusters, by a name of your choice. Without any, the embedded log starts.
     pub(crate) kafka: BTreeMap<String, KafkaSettings>,
     /// The small log for trying out.
@@ -55,6 +68,10 @@ impl Default for Settings {
             listeners: BTreeMap::from([("tcp".to_owned(), ListenerSettings::default())]),
             http: HttpSettings::default(),
             mqtt: MqttSettings::default(),
+            retained: RetainedSettings::default(),
+            delayed: DelayedSettings::default(),
+            rewrite: Vec::new(),
+            auto_subscribe: Vec::new(),
             kafka: BTreeMap::new(),
             embedded_log: EmbeddedLogSettings::default(),
             rules: Vec::new(),
@@ -105,13 +122,35 @@ pub(crate) struct MqttSettings {
     /// QoS 1 and 2 messages that may be on their way to one client.
     pub(crate) max_inflight: NonZeroU16,
     pub(crate) topic_alias_maximum: u16,
+    /// Topic aliases that we use towards one client, where it allows them.
+    pub(crate) topic_aliases_to_clients: u16,
+    /// Seconds that every 5.0 client is told to keep alive.
+    pub(crate) server_keep_alive: Option<NonZeroU16>,
+    /// Seconds that 5.0 clients are told that ask for more, or for none.
+    pub(crate) max_keep_alive: Option<NonZeroU16>,
     /// How long a 3.1 or 3.1.1 session with clean session 0 is kept.
     pub(crate) session_expiry: Period,
     /// Messages that wait for one client.
     pub(crate) max_queued_messages: usize,
+    /// Memory that they take.
+    pub(crate) max_queued_size: Size,
+    /// Whether QoS 0 messages wait as well.
+    pub(crate) queue_qos0: bool,
     pub(crate) max_subscriptions: usize,
     pub(crate) max_client_id_bytes: usize,
     pub(crate) max_topic_levels: usize,
+    /// Levels of `+` in one filter.
+    pub(crate) max_plus_levels: usize,
+    /// Which member of a shared subscription gets a message.
+    pub(crate) shared_strategy: SharedStrategySetting,
+    /// Filters that nobody may subscribe to.
+    pub(crate) deny_subscribe: Vec<String>,
+    /// Filters on whose topics nobody may publish.
+    pub(crate) deny_publish: Vec<String>,
+    /// Answer with Unspecified error (0x80) instead of Not authorized (0x87).
+    pub(crate) deny_without_reason: bool,
+    /// How often the broker tells of itself under `$SYS/broker`; 0 for never.
+    pub(crate) sys_interval: Period,
 }
 
 impl Default for MqttSettings {
@@ -123,11 +162,22 @@ impl Default for MqttSettings {
             receive_maximum: NonZeroU16::new(128).expect("128 is not 0"),
             max_inflight: NonZeroU16::new(32).expect("32 is not 0"),
             topic_alias_maximum: 64,
+            topic_aliases_to_clients: 16,
+            server_keep_alive: None,
+            max_keep_alive: None,
             session_expiry: Period::seconds(2 * 60 * 60),
             max_queued_messages: 1000,
+            max_queued_size: Size::mebibytes(16),
+            queue_qos0: false,
             max_subscriptions: 1000,
             max_client_id_bytes: 1024,
             max_topic_levels: 128,
+            max_plus_levels: 16,
+            shared_strategy: SharedStrategySetting::RoundRobin,
+            deny_subscribe: Vec::new(),
+            deny_publish: Vec::new(),
+            deny_without_reason: false,
+            sys_interval: Period::seconds(60),
         }
     }
 }
@@ -312,7 +362,13 @@ impl Settings {
                 errors.push(format!("kafka.{name}"), "this name belongs to the embedded log: choose another");
             }
         }
+        TopicRules::of(self, &mut errors);
         errors.into_result()
+    }
+
+    /// What they say of topics. Loaded settings were checked, so nothing is left out.
+    pub(crate) fn topic_rules(&self) -> TopicRules {
+        TopicRules::of(self, &mut ConfigErrors::default())
     }
 
     /// The rules, with the one that a configuration without rules gets.
@@ -423,5 +479,26 @@ mod tests {
         let open = "[listeners.tcp]\nbind = \"0.0.0.0:1883\"\n";
         assert!(load(open).unwrap_err().contains("allow_anonymous"));
         assert!(load(&format!("{open}allow_anonymous = true\n")).is_ok());
+    }
+
+    #[test]
+    fn what_is_said_of_topics_is_checked_when_it_is_read() {
+        let settings = load(
+            "[mqtt]\ndeny_subscribe = [\"test/nosubscribe\"]\nsys_interval = \"0 s\"\n\
+             shared_strategy = \"hash_topic\"\n[[rewrite]]\naction = \"publish\"\nsource = \"a/#\"\n\
+             pattern = \"^a/(.+)$\"\ndestination = \"b/$1\"\n[[auto_subscribe]]\nfilter = \"c/%c\"\nqos = 1\n",
+        )
+        .unwrap();
+        let rules = settings.topic_rules();
+        assert_eq!((rules.rewrites.len(), rules.auto_subscriptions.len()), (1, 1));
+        for (wrong, place) in [
+            ("[mqtt]\ndeny_publish = [\"a/#/b\"]\n", "deny_publish"),
+            ("[[rewrite]]\nsource = \"a\"\npattern = \"(\"\ndestination = \"b\"\n", "rewrite.0"),
+            ("[[auto_subscribe]]\nfilter = \"a+\"\n", "auto_subscribe.0"),
+            ("[[auto_subscribe]]\nfilter = \"a\"\nqos = 3\n", "0, 1 or 2"),
+        ] {
+            let error = load(wrong).unwrap_err();
+            assert!(error.contains(place), "{error}");
+        }
     }
 }

@@ -19,18 +19,33 @@ pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Conf
         max_inflight_out: mqtt.max_inflight,
         max_packet_size: mqtt.max_packet_size.packet_size(),
         topic_alias_maximum: mqtt.topic_alias_maximum,
+        max_aliases_out: mqtt.topic_aliases_to_clients,
+        server_keep_alive: mqtt.server_keep_alive,
+        max_keep_alive: mqtt.max_keep_alive,
         session_expiry_3x: mqtt.session_expiry.get(),
         max_queued_messages: mqtt.max_queued_messages,
+        max_queued_bytes: mqtt.max_queued_size.as_usize(),
+        queue_qos0: mqtt.queue_qos0,
         max_subscriptions: mqtt.max_subscriptions,
         max_client_id_bytes: mqtt.max_client_id_bytes,
         max_topic_levels: mqtt.max_topic_levels,
         ..Limits::default()
     };
+    let topics = settings.topic_rules();
+    let sys_interval = mqtt.sys_interval.get();
     Config {
         limits: Arc::new(limits),
         max_connections,
         connect_timeout: mqtt.connect_timeout.get(),
         drain_timeout: settings.shutdown.timeout.get() / 2,
+        shared: mqtt.shared_strategy.into(),
+        denied: topics.denied,
+        rewrites: topics.rewrites,
+        auto_subscriptions: topics.auto_subscriptions,
+        max_plus_levels: mqtt.max_plus_levels,
+        retained: settings.retained.limits(),
+        delayed: settings.delayed.limits(),
+        sys_interval: (!sys_interval.is_zero()).then_some(sys_interval),
         ..Config::default()
     }
 }

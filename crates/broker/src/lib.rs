@@ -74,3 +74,4 @@ pub use retained::RetainedLimits;
 pub use rewrite::{Rewrite, RewriteScope};
 pub use setting::InvalidSetting;
 pub use shared::SharedStrategy;
+pub use tidegate_codec::{QoS, RetainHandling, SubscribeOptions};
