@@ -72,7 +72,11 @@ impl Rule {
             let mut parts = Parts { sql: self.sql(), machine, found: Vec::new() };
             match &program.nodes[condition.0 as usize].0 {
                 // What joins all of them is WHERE itself.
-                Node::All(list) => list.iter().for_each(|part| parts.describe(*part, 0)),
+                Node::All(list) => {
+                    for part in list {
+                        parts.describe(*part, 0);
+                    }
+                }
                 _ => parts.describe(condition, 0),
             }
             explanation.parts = parts.found;
@@ -109,7 +113,9 @@ impl<'e: 'r, 'r> Parts<'_, '_, 'e, 'r> {
         };
         let values = if inner.is_empty() { self.values(id) } else { Vec::new() };
         self.found.push(ConditionPart { text: self.text(id), depth, result, values });
-        inner.iter().for_each(|part| self.describe(*part, depth + 1));
+        for part in inner {
+            self.describe(*part, depth + 1);
+        }
     }
 
     /// What a part reads from outside, each once, in the order of the text.
@@ -142,50 +148,12 @@ impl<'e: 'r, 'r> Parts<'_, '_, 'e, 'r> {
 
 /// The names and calls below an expression. A call is one, with what it came to, beside its own arguments.
 fn sources(program: &Program, id: ExprId, found: &mut Vec<ExprId>) {
-    match &program.nodes[id.0 as usize].0 {
-        Node::Constant(_) | Node::WindowStart | Node::WindowEnd => {}
-        // What stands in their bodies is different for each element.
-        Node::Map { array, .. } | Node::Filter { array, .. } => {
-            found.push(id);
-            sources(program, *array, found);
-        }
-        Node::Variable(_) | Node::Previous(_) | Node::Changed(_) | Node::Key(_) | Node::Aggregate(_) => {
-            found.push(id);
-        }
-        Node::Call { args, .. } => {
-            found.push(id);
-            args.iter().for_each(|arg| sources(program, *arg, found));
-        }
-        Node::Negate(inner) | Node::Not(inner) | Node::IsNull { value: inner, .. } => {
-            sources(program, *inner, found);
-        }
-        Node::Binary(_, left, right) | Node::Range(left, right) => {
-            sources(program, *left, found);
-            sources(program, *right, found);
-        }
-        Node::Like { value, pattern, .. } => {
-            sources(program, *value, found);
-            sources(program, *pattern, found);
-        }
-        Node::Between { value, low, high, .. } => {
-            [value, low, high].into_iter().for_each(|id| sources(program, *id, found));
-        }
-        Node::All(list) | Node::Any(list) | Node::Array(list) => {
-            list.iter().for_each(|id| sources(program, *id, found));
-        }
-        Node::Object(members) => members.iter().for_each(|(_, id)| sources(program, *id, found)),
-        Node::In { needle, haystack, .. } => {
-            sources(program, *needle, found);
-            haystack.iter().for_each(|id| sources(program, *id, found));
-        }
-        Node::Case { subject, branches, otherwise } => {
-            subject.iter().for_each(|id| sources(program, *id, found));
-            for (when, then) in branches {
-                sources(program, *when, found);
-                sources(program, *then, found);
-            }
-            otherwise.iter().for_each(|id| sources(program, *id, found));
-        }
+    let node = &program.nodes[id.0 as usize].0;
+    if node.reads() {
+        found.push(id);
+    }
+    for child in node.children() {
+        sources(program, child, found);
     }
 }
 

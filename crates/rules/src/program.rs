@@ -204,6 +204,57 @@ pub(crate) enum Node {
     WindowEnd,
 }
 
+impl Node {
+    /// Whether it takes a value from outside of the expression, or makes one that is not plain from its parts.
+    pub(crate) fn reads(&self) -> bool {
+        matches!(
+            self,
+            Self::Variable(_)
+                | Self::Call { .. }
+                | Self::Map { .. }
+                | Self::Filter { .. }
+                | Self::Previous(_)
+                | Self::Changed(_)
+                | Self::Key(_)
+                | Self::Aggregate(_)
+        )
+    }
+
+    /// The expressions that it is made of, in the order of the text; of map() and filter() without the bodies, which
+    /// mean nothing without an element.
+    pub(crate) fn children(&self) -> Vec<ExprId> {
+        match self {
+            Self::Constant(_)
+            | Self::Variable(_)
+            | Self::Previous(_)
+            | Self::Changed(_)
+            | Self::Key(_)
+            | Self::Aggregate(_)
+            | Self::WindowStart
+            | Self::WindowEnd => Vec::new(),
+            Self::Negate(inner)
+            | Self::Not(inner)
+            | Self::IsNull { value: inner, .. }
+            | Self::Map { array: inner, .. }
+            | Self::Filter { array: inner, .. } => vec![*inner],
+            Self::Binary(_, left, right)
+            | Self::Range(left, right)
+            | Self::Like { value: left, pattern: right, .. } => vec![*left, *right],
+            Self::Between { value, low, high, .. } => vec![*value, *low, *high],
+            Self::All(list) | Self::Any(list) | Self::Array(list) => list.to_vec(),
+            Self::Call { args, .. } => args.to_vec(),
+            Self::Object(members) => members.iter().map(|(_, value)| *value).collect(),
+            Self::In { needle, haystack, .. } => {
+                std::iter::once(needle).chain(haystack.iter()).copied().collect()
+            }
+            Self::Case { subject, branches, otherwise } => {
+                let branches = branches.iter().flat_map(|(when, then)| [*when, *then]);
+                subject.iter().copied().chain(branches).chain(*otherwise).collect()
+            }
+        }
+    }
+}
+
 /// A name with a path into it. It is looked for among the outputs made so far, then among the event's columns.
 #[derive(Debug)]
 pub(crate) struct Variable {

@@ -201,14 +201,11 @@ impl Compiler<'_> {
 
     /// The place of an output column of that name.
     fn slot(&mut self, name: &str) -> Slot {
-        let hidden = self.program.hidden;
-        match self.program.position(name) {
-            Some(at) => hidden + at,
-            None => {
-                self.program.slots.push(name.into());
-                self.program.slots.len() - 1
-            }
+        if let Some(at) = self.program.position(name) {
+            return self.program.hidden + at;
         }
+        self.program.slots.push(name.into());
+        self.program.slots.len() - 1
     }
 
     fn in_scope<T>(&mut self, scope: Scope, compile: impl FnOnce(&mut Self) -> T) -> T {

@@ -35,7 +35,9 @@ impl Compiler<'_> {
             self.report(error.maybe_hint(hint));
             return None;
         }
-        kinds.into_iter().for_each(|kind| self.listen(kind));
+        for kind in kinds {
+            self.listen(kind);
+        }
         Some(filter)
     }
 

@@ -1,10 +1,11 @@
 //! GROUP BY: what is evaluated for a message, and what when the window closes.
 
 use super::{Compiler, Scope};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Span};
+use crate::event::Column;
 use crate::program::{Grouping, Node};
 use crate::syntax::ast::{Expr, ExprKind, Group, Item, Path};
-use crate::syntax::lexer::{Token, tokenize};
+use crate::syntax::lexer::tokenize;
 
 impl Compiler<'_> {
     pub(super) fn grouped(&mut self, items: Vec<Item>, condition: Option<Expr>, group: Group) {
@@ -27,7 +28,7 @@ impl Compiler<'_> {
             return None;
         }
         let key = self.group_keys.iter().position(|key| {
-            let text = |span: crate::diagnostic::Span| self.sql.get(span.start..span.end).unwrap_or_default();
+            let text = |span: Span| self.sql.get(span.start..span.end).unwrap_or_default();
             *key == expr.span || same_words(text(*key), text(expr.span))
         });
         key.map(Node::Key)
@@ -44,7 +45,7 @@ impl Compiler<'_> {
 /// `SELECT payload.site AS site ... GROUP BY site` groups by what the alias stands for.
 fn of_alias(key: Expr, items: &[Item]) -> Expr {
     let ExprKind::Path(path) = &key.kind else { return key };
-    if !path.steps.is_empty() || crate::event::Column::named(&path.root).is_some() {
+    if !path.steps.is_empty() || Column::named(&path.root).is_some() {
         return key;
     }
     let meant = items.iter().find_map(|item| match item {
@@ -57,11 +58,8 @@ fn of_alias(key: Expr, items: &[Item]) -> Expr {
 }
 
 fn same_words(left: &str, right: &str) -> bool {
-    let words =
-        |text| tokenize(text, &mut Vec::new()).into_iter().map(|(token, _)| owned(token)).collect::<Vec<_>>();
-    words(left) == words(right)
-}
-
-fn owned(token: Token<'_>) -> String {
-    format!("{token:?}")
+    let (mut left_diagnostics, mut right_diagnostics) = (Vec::new(), Vec::new());
+    let left = tokenize(left, &mut left_diagnostics);
+    let right = tokenize(right, &mut right_diagnostics);
+    left.iter().map(|(token, _)| token).eq(right.iter().map(|(token, _)| token))
 }

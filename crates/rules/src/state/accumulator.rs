@@ -63,8 +63,7 @@ impl Accumulator {
     /// Bytes more that the accumulator would hold with the value in it.
     pub(super) fn growth(&self, value: &Value<'_>) -> usize {
         match self {
-            Self::Count(_) | Self::Sum(_) | Self::Avg(_) => 0,
-            Self::First(Some(_)) => 0,
+            Self::Count(_) | Self::Sum(_) | Self::Avg(_) | Self::First(Some(_)) => 0,
             _ if is_nothing(value) => 0,
             _ => weight(value),
         }

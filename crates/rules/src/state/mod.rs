@@ -253,7 +253,7 @@ impl RuleState {
         machine: &mut Machine<'_, '_, 'e, 'r>,
     ) -> Result<(), EvalError> {
         let program = machine.program;
-        self.windows.begin_key(&mut self.key);
+        windows::begin_key(&mut self.key);
         for key in &grouping.keys {
             write_key(*key, machine, &mut self.key)?;
         }

@@ -49,7 +49,9 @@ impl RuleState {
             write_bytes(key, out);
             out.extend_from_slice(&group.start_ms.to_be_bytes());
             out.extend_from_slice(&group.end_ms.to_be_bytes());
-            group.accumulators.iter().for_each(|accumulator| write_accumulator(accumulator, out));
+            for accumulator in &group.accumulators {
+                write_accumulator(accumulator, out);
+            }
         }
     }
 
@@ -125,7 +127,9 @@ fn write_accumulator(accumulator: &Accumulator, out: &mut Vec<u8>) {
         }
         Accumulator::Collect(list) => {
             write_count(list.len(), out);
-            list.iter().for_each(|kept| write_value(&kept.0, out));
+            for kept in list {
+                write_value(&kept.0, out);
+            }
         }
     }
 }

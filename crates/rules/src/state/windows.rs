@@ -51,11 +51,6 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    pub(super) fn begin_key(&self, key: &mut Vec<u8>) {
-        key.clear();
-        key.extend_from_slice(&[0; PREFIX_BYTES]);
-    }
-
     /// Adds a message's values to each window that it falls into; nothing is changed on an error.
     pub(super) fn add(
         &mut self,
@@ -219,6 +214,12 @@ impl Windows {
     pub(super) fn len(&self) -> usize {
         self.over.len() + self.groups.len()
     }
+}
+
+/// Makes room for what stands before the values of a key.
+pub(super) fn begin_key(key: &mut Vec<u8>) {
+    key.clear();
+    key.extend_from_slice(&[0; PREFIX_BYTES]);
 }
 
 /// The values of a group's key.

@@ -165,13 +165,11 @@ impl Parser<'_, '_> {
             return self.fail_expected("a unit: ms, s, min, h or d");
         };
         self.advance();
-        match count.checked_mul(*millis).filter(|total| *total <= MAX_DURATION_MS) {
-            Some(total) => Ok(total),
-            None => {
-                let span = start.to(self.last_span());
-                self.fail(Diagnostic::error(span, "the longest duration is 10 d"))
-            }
+        if let Some(total) = count.checked_mul(*millis).filter(|total| *total <= MAX_DURATION_MS) {
+            return Ok(total);
         }
+        let span = start.to(self.last_span());
+        self.fail(Diagnostic::error(span, "the longest duration is 10 d"))
     }
 
     fn positive(&mut self) -> Parsed<i64> {
