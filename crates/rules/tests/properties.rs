@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use proptest::prelude::*;
-use tidegate_rules::{EvalLimits, EvalScratch, Event, Missing, Rule, Template, Value};
+use tidegate_rules::{
+    EvalLimits, EvalScratch, Event, Missing, Rule, RuleState, StateLimits, Template, Value, check_template,
+};
 
 /// Compiles, evaluates, prints and renders, whatever comes of it.
 fn exercise(sql: &str, payload: &[u8]) {
@@ -20,6 +22,10 @@ fn exercise(sql: &str, payload: &[u8]) {
     let limits = EvalLimits { steps: 20_000, bytes: 1 << 20 };
     let mut scratch = EvalScratch::with_limits(limits);
     let template = Template::compile("${a} ${payload.a[1]} ${.}").unwrap();
+    let _ = (rule.explain(&event).to_string(), check_template(&rule, &template));
+    if rule.is_stateful() {
+        return exercise_state(&rule, &event, &mut scratch);
+    }
     let Ok(outcome) = rule.evaluate(&mut scratch.start(&event)) else { return };
     for row in outcome.rows() {
         let mut json = Vec::new();
@@ -27,6 +33,24 @@ fn exercise(sql: &str, payload: &[u8]) {
         serde_json::from_slice::<serde_json::Value>(&json).expect("a row is JSON");
         template.render(row, Missing::Empty, &mut json).unwrap();
         template.render_value(row, &mut json);
+    }
+}
+
+/// The same with what a rule remembers: taken in, written out, read back and closed.
+fn exercise_state(rule: &Rule, event: &Event<'_>, scratch: &mut EvalScratch) {
+    let limits = StateLimits { keys: 10, bytes: 1 << 16 };
+    let mut state = RuleState::new(rule, limits);
+    for _ in 0..3 {
+        let _ = rule.evaluate_with(&mut state, &mut scratch.start(event));
+        let mut bytes = Vec::new();
+        state.export(&mut bytes);
+        state = RuleState::import(rule, limits, &bytes).expect("it was exported");
+    }
+    while let Some(closed) = state.poll_closed(rule, i64::MAX, scratch) {
+        let Ok(closed) = closed else { continue };
+        let mut json = Vec::new();
+        closed.row(rule).write_json(&mut json);
+        serde_json::from_slice::<serde_json::Value>(&json).expect("a row is JSON");
     }
 }
 
@@ -91,6 +115,32 @@ const PIECES: &[&str] = &[
     "[1..1000000]",
     "SELECT * FROM \"t/#\" WHERE",
     "now_timestamp",
+    "FOREACH",
+    "DO",
+    "INCASE",
+    "LIKE",
+    "BETWEEN",
+    "IS NULL",
+    "||",
+    "{",
+    "}",
+    ":",
+    "GROUP BY",
+    "TUMBLING(10 s)",
+    "SESSION(1 s)",
+    "HAVING",
+    "DEDUP BY",
+    "WITHIN 1 s",
+    "SAMPLE 1 IN 2",
+    "count(*)",
+    "lag(",
+    "if(",
+    "map(",
+    "filter(",
+    "item",
+    "\"$events/#\"",
+    "FOREACH payload.l DO item FROM \"t/#\"",
+    "SELECT count(*) AS n FROM \"t/#\" GROUP BY",
 ];
 
 fn statement() -> impl Strategy<Value = String> {
@@ -157,7 +207,15 @@ fn expression() -> impl Strategy<Value = String> {
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("[{a}, {b}]")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("substr({a}, {b}, 2)")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("split({a}, {b})")),
-            (inner.clone(), inner).prop_map(|(a, b)| format!("{a} IN ({b}, 1)")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a} IN ({b}, 1)")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} NOT LIKE {b})")),
+            (inner.clone(), inner.clone(), inner.clone())
+                .prop_map(|(a, b, c)| format!("({a} BETWEEN {b} AND {c})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{{a: {a}, 'b c': {b}}}")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("map({a}, item || {b})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("filter({a}, {b} IS NULL)")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("if({a} = item, {b}, lag({a}))")),
+            inner.prop_map(|a| format!("changed({a})")),
         ]
     })
 }
@@ -200,6 +258,22 @@ proptest! {
     fn no_expression_panics_on_any_payload(a in expression(), b in expression(), payload in json()) {
         let sql = format!("SELECT {a} AS a, {b} AS a.b, {b} AS payload.l[1] FROM \"#\" WHERE is_null({b}) OR true");
         exercise(&sql, payload.to_string().as_bytes());
+    }
+
+    #[test]
+    fn no_foreach_and_no_window_panics_on_any_payload(a in expression(), b in expression(), payload in json()) {
+        let payload = payload.to_string();
+        for sql in [
+            format!("FOREACH {a} AS item DO {b} AS b, item, * INCASE {b} = item OR true FROM \"#\""),
+            format!("FOREACH {a}, payload.l INCASE item IS NOT NULL FROM \"#\" WHERE {b} IS NULL OR true"),
+            format!(
+                "SELECT min({a}) AS x, collect({b}) AS l, count(*) || last({a}) AS n, {b} AS k FROM \"#\" \
+                 GROUP BY {b}, HOPPING(2 s, 1 s) HAVING x IS NULL OR true"
+            ),
+            format!("SELECT {a} AS a FROM \"#\" DEDUP BY {b} WITHIN 1 s SAMPLE 1 IN 2 BY {a}"),
+        ] {
+            exercise(&sql, payload.as_bytes());
+        }
     }
 
     #[test]
