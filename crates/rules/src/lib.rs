@@ -70,7 +70,7 @@ pub use json::{JsonError, JsonProblem, MAX_JSON_BYTES, MAX_JSON_DEPTH, RawJson};
 pub use meter::{EvalLimits, MAX_VALUE_DEPTH};
 pub use path::{Path, PathStep};
 pub use row::Row;
-pub use rule::{Outcome, Rows, Rule};
+pub use rule::{Outcome, Rows, Rule, functions};
 pub use ruleset::{DuplicateRuleId, RuleSet};
 pub use state::{ClosedRow, RuleState, StateError, StateLimits};
 pub use syntax::parser::{MAX_EXPRESSION_DEPTH, MAX_SQL_BYTES};

@@ -159,3 +159,9 @@ impl<'r> Deref for Rows<'r> {
         }
     }
 }
+
+/// Every function that a rule can call, with its name and how it is called, in alphabetical order: for completion in
+/// an editor, and for the manual.
+pub fn functions() -> impl Iterator<Item = (&'static str, &'static str)> {
+    crate::functions::all().map(|function| (function.name, function.usage))
+}
