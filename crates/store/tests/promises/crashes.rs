@@ -60,7 +60,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn what_was_committed_survives_and_nothing_comes_back_that_was_not_said(
@@ -155,7 +155,7 @@ fn fault_126_a_bit_that_flips_is_found_and_costs_no_more_than_its_batch() {
     let files = disk.files();
     let name = files.keys().next_back().unwrap().clone();
     let bits = files[&name].len() * 8;
-    for _ in 0..400 {
+    for _ in 0..200 {
         let mut files = files.clone();
         let bit = random() % bits;
         files.get_mut(&name).unwrap()[bit / 8] ^= 1 << (bit % 8);
