@@ -179,6 +179,10 @@ where
         tracing::debug!(peer = ?peer.address, client_id = ?connect.client_id, %refusal, "CONNECT refused");
         let mut answer = Vec::new();
         tidegate_session::refuse(connect.version, refusal.reason_code(), &mut answer);
+        // A client that has no room for the answer gets the close alone ([MQTT5-3.1.2-24]).
+        if connect.properties.maximum_packet_size.is_some_and(|maximum| answer.len() > maximum.get() as usize) {
+            answer.clear();
+        }
         return Err(Unopened::Refused(answer));
     }
     let assigned = connect.client_id.is_empty().then(assign_client_id);
@@ -354,27 +358,10 @@ where
     /// Acknowledgements from sinks, messages from publishers, and whether we are asked to leave.
     fn take_inbox(&mut self, cx: &mut Context<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
         let kick = self.entry.collect(cx.waker(), &mut work.settled, &mut work.deliveries);
-        for settled in work.settled.drain(..) {
-            let token = Token::from(settled.token);
-            if let Outcome::Rejected(rejection) = settled.outcome {
-                self.core.metrics.count_rejection(rejection);
-            }
-            match settled.outcome {
-                Outcome::Delivered => {
-                    if self.session.acknowledge(token, ReasonCode::Success, &mut work.out) {
-                        self.core.metrics.acknowledged.inc();
-                    }
-                }
-                Outcome::Rejected(_) if self.session.version() == Some(Version::V5) => {
-                    self.session.acknowledge(token, ReasonCode::ImplementationSpecificError, &mut work.out);
-                }
-                Outcome::Rejected(_) | Outcome::Lost => {
-                    self.session.forget(token);
-                    return Err(Cause::Unacknowledgeable);
-                }
-            }
-        }
-        self.take_deliveries(cx, work, now)?;
+        // Both are taken whole, whatever happens: nobody else has them.
+        let written = self.take_deliveries(cx, work, now);
+        let settled = self.take_settled(work);
+        written.and(settled)?;
         if !self.is_congested() {
             if self.was_congested {
                 self.was_congested = false;
@@ -399,18 +386,45 @@ where
         }
     }
 
+    /// Answers for what sinks have settled.
+    fn take_settled(&mut self, work: &mut Work) -> Result<(), Cause> {
+        let mut result = Ok(());
+        for settled in work.settled.drain(..) {
+            let token = Token::from(settled.token);
+            if let Outcome::Rejected(rejection) = settled.outcome {
+                self.core.metrics.count_rejection(rejection);
+            }
+            match settled.outcome {
+                Outcome::Delivered => {
+                    if self.session.acknowledge(token, ReasonCode::Success, &mut work.out) {
+                        self.core.metrics.acknowledged.inc();
+                    }
+                }
+                Outcome::Rejected(_) if self.version == Version::V5 => {
+                    self.session.acknowledge(token, ReasonCode::ImplementationSpecificError, &mut work.out);
+                }
+                Outcome::Rejected(_) | Outcome::Lost => {
+                    self.session.forget(token);
+                    result = Err(Cause::Unacknowledgeable);
+                }
+            }
+        }
+        result
+    }
+
     /// Messages from publishers. What they become is written as it grows beyond what the socket is offered at once, so
     /// that a full mailbox does not become as large an output.
     fn take_deliveries(&mut self, cx: &mut Context<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
+        let mut result = Ok(());
         let mut deliveries = std::mem::take(&mut work.deliveries);
         for delivery in deliveries.drain(..) {
             self.session.deliver(delivery, now, &mut work.out);
-            if work.out.len() > self.core.config.write_high_water_bytes {
-                self.poll_write(cx, work).map_err(|_| Cause::ConnectionLost)?;
+            if result.is_ok() && work.out.len() > self.core.config.write_high_water_bytes {
+                result = self.poll_write(cx, work).map_err(|_| Cause::ConnectionLost);
             }
         }
         work.deliveries = deliveries;
-        Ok(())
+        result
     }
 
     fn drain(&mut self, now: Instant) -> Result<(), Cause> {

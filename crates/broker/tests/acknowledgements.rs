@@ -369,3 +369,34 @@ async fn wait_until(mut condition: impl FnMut() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(10), wait).await.expect("it becomes true");
 }
+
+/// A turn that ends the conversation with messages in hand keeps them for their client, and for nobody else.
+#[tokio::test]
+async fn what_waits_for_a_client_whose_record_is_lost_stays_with_that_client() {
+    let hand = Arc::new(Hand::default());
+    let served = Served::start(&[(AckMode::Delivered, &[&hand])]);
+    let mut device = served.client("device", Version::V5, true).await;
+    device.subscribe(1, "for/device", QoS::AtLeastOnce).await.unwrap();
+    let mut other = served.client("other", Version::V5, true).await;
+    for id in [2, 3] {
+        device.send(&publish(QoS::ExactlyOnce, id, b"x")).await.unwrap();
+    }
+    let (lost, delivered) = (hand.next().await.1.unwrap(), hand.next().await.1.unwrap());
+    // All of it before the device's task runs again: a message for it, a record that is lost, and one that is safe.
+    other.publish(1, "for/device", b"mine").await.unwrap();
+    lost.settle(Outcome::Lost);
+    delivered.settle(Outcome::Delivered);
+    assert_eq!(other.expect_ack(PacketType::PubAck, 1).await.unwrap(), ReasonCode::Success);
+    other.expect_silence(A_WHILE).await.unwrap();
+
+    let mut device = served.client("device", Version::V5, false).await;
+    assert_eq!(device.expect_publish().await.unwrap().payload, b"mine");
+    // The one that is safe is answered now, and the lost one is carried again.
+    for id in [3, 2] {
+        device.send(&publish(QoS::ExactlyOnce, id, b"x")).await.unwrap();
+    }
+    device.expect_ack(PacketType::PubRec, 3).await.unwrap();
+    hand.next().await.1.unwrap().settle(Outcome::Delivered);
+    device.expect_ack(PacketType::PubRec, 2).await.unwrap();
+    assert_eq!(hand.held(), 0);
+}
