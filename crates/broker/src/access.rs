@@ -88,7 +88,9 @@ pub(crate) fn covers(wide: TopicFilter<'_>, narrow: TopicFilter<'_>) -> bool {
     if narrow.as_str().starts_with('$') && wide.as_str().starts_with(['+', '#']) {
         return false;
     }
-    let mut levels = narrow.levels();
+    // A topic has a first level, so these two are the same. Below it they are not: `a/#` matches `a`.
+    let narrow = if narrow.as_str() == "#" { "+/#" } else { narrow.as_str() };
+    let mut levels = narrow.split('/');
     for wanted in wide.levels() {
         match (wanted, levels.next()) {
             ("#", _) => return true,
@@ -103,6 +105,8 @@ pub(crate) fn covers(wide: TopicFilter<'_>, narrow: TopicFilter<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -119,6 +123,8 @@ mod tests {
             ("a/#", "+/b", false),
             ("a/#", "#", false),
             ("#", "#", true),
+            ("+/#", "#", true),
+            ("a/+/#", "a/#", false),
             ("#", "$SYS/#", false),
             ("+/x", "$SYS/x", false),
             ("$SYS/#", "$SYS/broker/+", true),
@@ -127,6 +133,50 @@ mod tests {
             let [wide, narrow] = [wide, narrow].map(|text| TopicFilter::parse(text).unwrap());
             assert_eq!(covers(wide, narrow), expected, "{wide} over {narrow}");
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Against the meaning of the word: every topic of a small world, one level deeper than the filters, with a
+        /// name that no filter has.
+        #[test]
+        fn a_filter_covers_another_exactly_if_it_matches_all_of_its_topics(
+            wide in filter(), narrow in filter(),
+        ) {
+            let [wide, narrow] = [&wide, &narrow].map(|text| TopicFilter::parse(text).unwrap());
+            let is_covered = topics().iter().all(|topic| {
+                let topic = TopicName::parse(topic).unwrap();
+                wide.matches(topic) || !narrow.matches(topic)
+            });
+            prop_assert_eq!(covers(wide, narrow), is_covered, "{} over {}", wide, narrow);
+        }
+    }
+
+    fn filter() -> impl Strategy<Value = String> {
+        let level = prop::sample::select(vec!["a", "b", "+", "$s"]);
+        (prop::collection::vec(level, 0..3), any::<bool>()).prop_map(|(mut levels, has_hash)| {
+            if has_hash || levels.is_empty() {
+                levels.push("#");
+            }
+            levels.join("/")
+        })
+    }
+
+    fn topics() -> Vec<String> {
+        const LEVELS: [&str; 4] = ["a", "b", "c", "$s"];
+        let mut topics: Vec<String> = LEVELS.map(str::to_owned).into();
+        let mut begin = 0;
+        for _ in 0..3 {
+            let end = topics.len();
+            for index in begin..end {
+                for level in LEVELS {
+                    topics.push(format!("{}/{level}", topics[index]));
+                }
+            }
+            begin = end;
+        }
+        topics
     }
 
     #[test]

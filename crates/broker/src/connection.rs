@@ -180,7 +180,8 @@ where
         let mut answer = Vec::new();
         tidegate_session::refuse(connect.version, refusal.reason_code(), &mut answer);
         // A client that has no room for the answer gets the close alone ([MQTT5-3.1.2-24]).
-        if connect.properties.maximum_packet_size.is_some_and(|maximum| answer.len() > maximum.get() as usize) {
+        if connect.properties.maximum_packet_size.is_some_and(|maximum| answer.len() > maximum.get() as usize)
+        {
             answer.clear();
         }
         return Err(Unopened::Refused(answer));

@@ -249,6 +249,23 @@ async fn a_slow_subscriber_does_not_hold_up_a_publisher() {
 }
 
 #[tokio::test]
+async fn members_of_a_shared_subscription_divide_the_messages() {
+    let served = serve().await;
+    let (mut first, _) = Client::connect(&served, "first", true).await;
+    first.subscribe("$share/group/t/#", QoS::AtLeastOnce).await;
+    let (mut second, _) = Client::connect(&served, "second", true).await;
+    second.subscribe("$share/group/t/#", QoS::AtLeastOnce).await;
+    let (mut publisher, _) = Client::connect(&served, "publisher", true).await;
+    for number in 0..10 {
+        publisher.publish("t/1", QoS::AtLeastOnce, false, &number.to_string()).await;
+    }
+    for turn in 0..5 {
+        assert_eq!(first.receive().await.payload, (2 * turn).to_string());
+        assert_eq!(second.receive().await.payload, (2 * turn + 1).to_string());
+    }
+}
+
+#[tokio::test]
 async fn shutdown_closes_every_connection() {
     let served = serve().await;
     let (mut client, _) = Client::connect(&served, "client", true).await;

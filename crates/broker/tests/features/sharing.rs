@@ -185,6 +185,26 @@ async fn a_clean_start_of_a_member_hands_over_what_its_old_session_owed() {
     assert_eq!(drain(&mut other).await, [b"x"]);
 }
 
+/// Whether a member has acknowledged a message has nothing to do with who else holds it.
+#[tokio::test(start_paused = true)]
+async fn what_a_member_has_acknowledged_is_not_handed_over_because_others_still_hold_it() {
+    let served = Served::start(|_| {});
+    let mut publisher = served.join(Version::V5, "publisher").await;
+    let mut holder = served.join(Version::V5, "holder").await;
+    share(&mut holder, "t").await;
+    share(&mut holder, "$share/other/t").await;
+    let mut leaving = served.join(Version::V5, "leaving").await;
+    share(&mut leaving, "$share/group/t").await;
+    publish(&mut publisher, "t", b"x", true).await;
+    assert_eq!(drain(&mut leaving).await, [b"x"]);
+    let mut staying = served.join(Version::V5, "staying").await;
+    share(&mut staying, "$share/group/t").await;
+    drop(leaving);
+    staying.expect_silence(A_WHILE).await.unwrap();
+    assert_eq!(receive(&mut holder).await.1, b"x");
+    assert_eq!(receive(&mut holder).await.1, b"x");
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_retained_comes_for_a_shared_subscription() {
     let served = Served::start(|_| {});
