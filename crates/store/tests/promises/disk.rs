@@ -32,6 +32,8 @@ pub(crate) enum Fails {
     /// The next sync fails; those after it say that all is well.
     OneSync,
     Creation,
+    /// The file layer has a bug.
+    Panics,
 }
 
 type Contents = Arc<Mutex<Bytes>>;
@@ -210,6 +212,10 @@ impl DiskFile for Handle {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.0.lock().unwrap();
         state.step();
+        if state.fails == Some(Fails::Panics) {
+            drop(state);
+            panic!("on purpose");
+        }
         if state.fails == Some(Fails::Writes) {
             return Err(io::Error::other("the device does not answer"));
         }

@@ -110,3 +110,13 @@ fn closing_on_a_full_disk_ends_and_says_that_not_all_is_kept() {
     eventually(|| store.status().failure.is_some());
     assert_eq!(store.close(), Err(Failed));
 }
+
+#[test]
+fn those_who_wait_do_not_wait_for_a_writer_that_panicked() {
+    let disk = SimulatedDisk::default();
+    let (store, _) = open(&disk);
+    disk.fail(Some(Fails::Panics));
+    assert_eq!(committed(&store, append(&store, "lost")), Err(Failed));
+    assert_eq!(store.status().failure.as_deref(), Some("the writer panicked"));
+    assert_eq!(store.close(), Err(Failed));
+}
