@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::rule::RuleCommand;
+
 /// An MQTT broker that carries what devices publish through SQL-like rules into Kafka, with nothing lost.
 ///
 /// Without a command it runs the broker; without a configuration it listens on 127.0.0.1:1883 and keeps what is
@@ -25,6 +27,9 @@ pub(crate) enum Command {
     Check(ConfigArgs),
     /// Print the records of a Kafka topic as they arrive.
     Tail(TailArgs),
+    /// Try rules on events, and hold them to files of cases.
+    #[command(subcommand)]
+    Rule(RuleCommand),
 }
 
 #[derive(Debug, Args)]

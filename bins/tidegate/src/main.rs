@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod http;
 mod logging;
+mod rule;
 mod rules;
 mod run;
 mod sinks;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check(&args),
         Command::Tail(args) => tail::tail(&args),
+        Command::Rule(command) => return rule::run(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

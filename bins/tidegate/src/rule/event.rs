@@ -1,0 +1,118 @@
+//! Events as people write them: an object of columns.
+
+use tidegate_rules::{EvalScratch, Event, EventKind, Row, Rule, RuleSet, RuleState, StateLimits, Value};
+
+/// When events happen that do not say: any fixed time, so that results are the same tomorrow.
+const DEFAULT_TIME_MS: i64 = 1_700_000_000_123;
+
+/// An event that owns what it tells.
+#[derive(Debug)]
+pub(super) struct Sample {
+    kind: Option<EventKind>,
+    topic: Option<String>,
+    client_id: String,
+    username: Option<String>,
+    payload: Vec<u8>,
+    qos: u8,
+    timestamp_ms: i64,
+    extra: Vec<(String, Value<'static>)>,
+}
+
+/// What a rule made of an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// At least one row.
+    Rows,
+    /// WHERE was false, or a FOREACH or a window put nothing out.
+    Nothing,
+    /// FROM does not name the topic or event.
+    NoMatch,
+    /// The evaluation failed.
+    Failed(String),
+}
+
+impl Sample {
+    /// Reads an object of columns.
+    ///
+    /// # Errors
+    ///
+    /// Which column is not what it has to be.
+    pub(super) fn of(columns: &Value<'_>) -> Result<Self, String> {
+        let Some(columns) = columns.members() else {
+            return Err(format!("an event is an object, not {}", columns.kind()));
+        };
+        let mut sample = Self {
+            kind: None,
+            topic: None,
+            client_id: "c".to_owned(),
+            username: None,
+            payload: Vec::new(),
+            qos: 0,
+            timestamp_ms: DEFAULT_TIME_MS,
+            extra: Vec::new(),
+        };
+        for (name, value) in columns.iter() {
+            let text = || {
+                let wrong = || format!("`{name}` is a text, not {}", value.kind());
+                value.as_str().map(str::to_owned).ok_or_else(wrong)
+            };
+            match (&**name, value) {
+                ("event", _) => {
+                    let kind = text()?;
+                    let unknown = || format!("there is no event `{kind}`");
+                    sample.kind = Some(EventKind::named(&kind).ok_or_else(unknown)?);
+                }
+                ("topic", _) => sample.topic = Some(text()?),
+                ("clientid", _) => sample.client_id = text()?,
+                ("username", Value::Null) => {}
+                ("username", _) => sample.username = Some(text()?),
+                ("payload", Value::Str(payload)) => sample.payload = payload.as_bytes().to_vec(),
+                // Written as JSON, it is meant as the text of it.
+                ("payload", payload) => payload.write_json(&mut sample.payload),
+                ("qos", Value::Int(qos @ 0..=2)) => sample.qos = *qos as u8,
+                ("qos", _) => return Err("`qos` is 0, 1 or 2".to_owned()),
+                ("timestamp", Value::Int(time)) => sample.timestamp_ms = *time,
+                ("timestamp", _) => return Err("`timestamp` is an integer, in milliseconds".to_owned()),
+                // Only templates have these; they are no column of an event.
+                ("selected", _) => {}
+                _ => sample.extra.push((name.clone().into_owned(), value.clone().into_owned())),
+            }
+        }
+        Ok(sample)
+    }
+
+    /// Evaluates a rule over it and hands out each row. What the event does not say of itself is what FROM asks for
+    /// first.
+    pub(super) fn evaluate(&self, rule: Rule, mut each: impl FnMut(&Row<'_>)) -> Made {
+        let first = rule.filters().next().unwrap_or("#").to_owned();
+        let kind =
+            self.kind.unwrap_or_else(|| rule.kinds().first().copied().unwrap_or(EventKind::MessagePublish));
+        let topic = self.topic.clone().unwrap_or_else(|| first.replace(['+', '#'], "a"));
+        let extra: Vec<_> = self.extra.iter().map(|(name, value)| (&**name, value.clone())).collect();
+        let mut event = Event::publish(&topic, &self.client_id, &self.payload);
+        event.kind = kind;
+        event.username = self.username.as_deref();
+        event.qos = self.qos;
+        event.timestamp_ms = self.timestamp_ms;
+        event.extra = &extra;
+
+        let Ok(set) = RuleSet::new(vec![rule]) else { return Made::NoMatch };
+        let mut made = Made::NoMatch;
+        set.for_each_reader(&event, |_, rule| {
+            let mut scratch = EvalScratch::default();
+            let mut state = RuleState::new(rule, StateLimits::default());
+            made = match rule.evaluate_with(&mut state, &mut scratch.start(&event)) {
+                Err(error) => {
+                    let (line, column) = error.span.line_column(rule.sql());
+                    Made::Failed(format!("line {line}, column {column}: {error}"))
+                }
+                Ok(outcome) if outcome.rows().is_empty() => Made::Nothing,
+                Ok(outcome) => {
+                    outcome.rows().iter().for_each(&mut each);
+                    Made::Rows
+                }
+            };
+        });
+        made
+    }
+}
