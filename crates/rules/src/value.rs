@@ -181,6 +181,19 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The same value without a copy of its text or bytes.
+    pub(crate) fn borrowed<'b>(&'b self) -> Value<'b>
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Str(text) => Value::Str(Cow::Borrowed(text)),
+            Self::BigNumber(digits) => Value::BigNumber(Cow::Borrowed(digits)),
+            Self::Bytes(bytes) => Value::Bytes(Cow::Borrowed(bytes)),
+            other => other.clone(),
+        }
+    }
+
     /// Appends it as JSON, without white space. What is undefined is left out of objects and null elsewhere; bytes
     /// that are not UTF-8 become U+FFFD.
     pub fn write_json(&self, out: &mut Vec<u8>) {

@@ -294,6 +294,15 @@ fn bytes_of_another_rule_or_version_are_refused() {
     assert_eq!(RuleState::import(&bench.rule, limits, &bytes).unwrap_err(), StateError::Version { found: 9 });
 }
 
+#[test]
+fn debug_output_of_a_state_holds_nothing_of_the_payload() {
+    let mut bench = Bench::new("SELECT last(payload) AS l FROM \"t\" GROUP BY payload, TUMBLING(10 s)");
+    bench.feed(1, "a", "secret");
+    assert!(!format!("{:?}", bench.state).contains("secret"));
+    let closed = bench.state.poll_closed(&bench.rule, 10_000, &mut bench.scratch).unwrap().unwrap();
+    assert!(!format!("{closed:?}").contains("secret"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 

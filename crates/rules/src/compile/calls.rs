@@ -26,6 +26,10 @@ const FORMS: [(&str, &str); 13] = [
     ("map", "map(array, expression of item)"),
 ];
 
+/// Functions of the table that say something of one message.
+const MESSAGE_FUNCTIONS: [&str; 10] =
+    ["clientid", "clientip", "flag", "flags", "msgid", "payload", "peerhost", "qos", "topic", "username"];
+
 /// lag() and changed() in one rule.
 const MAX_HISTORIES: usize = 64;
 
@@ -58,6 +62,10 @@ impl Compiler<'_> {
                 }
             }
             _ => {}
+        }
+        if self.scope == Scope::Window && MESSAGE_FUNCTIONS.iter().any(|form| is(form)) {
+            let error = Diagnostic::error(span, format!("{name}() is different in each message of a window"));
+            self.report(error.hint("write it as a key of GROUP BY, or inside an aggregate"));
         }
         self.function(name, name_span, span, args)
     }

@@ -297,7 +297,7 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
         let here = |kind| EvalError { kind, span: *span };
         self.meter.step().map_err(here)?;
         match node {
-            Node::Constant(value) => Ok(borrow(value)),
+            Node::Constant(value) => Ok(value.borrowed()),
             Node::Variable(variable) => self.variable(variable).map_err(|e| e.at(*span)),
             Node::Negate(inner) => {
                 let value = self.eval(*inner)?;
@@ -429,9 +429,11 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
                 Ok(self.history.get(*at).map(|(value, _)| value.clone()).unwrap_or_default())
             }
             Node::Changed(at) => Ok(Value::Bool(self.history.get(*at).is_some_and(|(_, changed)| *changed))),
-            Node::Key(at) => Ok(self.closing.and_then(|c| c.keys.get(*at)).map(borrow).unwrap_or_default()),
+            Node::Key(at) => {
+                Ok(self.closing.and_then(|c| c.keys.get(*at)).map(Value::borrowed).unwrap_or_default())
+            }
             Node::Aggregate(at) => {
-                Ok(self.closing.and_then(|c| c.aggregates.get(*at)).map(borrow).unwrap_or_default())
+                Ok(self.closing.and_then(|c| c.aggregates.get(*at)).map(Value::borrowed).unwrap_or_default())
             }
             Node::WindowStart => Ok(self.closing.map_or(Value::Undefined, |c| c.start_ms.into())),
             Node::WindowEnd => Ok(self.closing.map_or(Value::Undefined, |c| c.end_ms.into())),
@@ -611,13 +613,4 @@ impl From<EvalError> for Failure {
 
 fn as_key(step: &ReadStep) -> Option<&str> {
     if let ReadStep::Key(key) = step { Some(key) } else { None }
-}
-
-/// A constant without a copy of its text.
-fn borrow<'r>(constant: &'r Value<'static>) -> Value<'r> {
-    match constant {
-        Value::Str(text) => Value::Str(Cow::Borrowed(text)),
-        Value::BigNumber(digits) => Value::BigNumber(Cow::Borrowed(digits)),
-        other => other.clone(),
-    }
 }

@@ -75,7 +75,7 @@ impl Accumulator {
         }
         let keep = || Kept(value.clone().into_owned());
         match self {
-            Self::Count(count) => *count += 1,
+            Self::Count(count) => *count = count.saturating_add(1),
             Self::Sum(total) | Self::Avg(total) => total.add(value),
             Self::Min(kept) => {
                 if kept.as_ref().is_none_or(|kept| operators::order(value, &kept.0).is_lt()) {
@@ -139,7 +139,7 @@ impl Total {
             // The value was checked before.
             Err(_) => return,
         }
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a float beside integers makes the sum a float")]

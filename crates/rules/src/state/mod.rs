@@ -8,6 +8,8 @@ mod keyed;
 mod snapshot;
 mod windows;
 
+use std::fmt;
+
 use accumulator::Accumulator;
 use keyed::Keyed;
 pub use snapshot::StateError;
@@ -67,7 +69,6 @@ impl Default for StateLimits {
 /// assert_eq!(json, br#"{"clientid":"sensor-7","n":3}"#);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct RuleState {
     /// Of the rule that it belongs to.
     fingerprint: u64,
@@ -80,7 +81,6 @@ pub struct RuleState {
 }
 
 /// A row that a window made when it closed.
-#[derive(Debug)]
 pub struct ClosedRow {
     event: Event<'static>,
     values: Vec<Value<'static>>,
@@ -90,12 +90,30 @@ impl ClosedRow {
     /// The row, over an event of kind [`EventKind::WindowClosed`] whose time is the window's end. The rule is the one
     /// that the state belongs to.
     pub fn row<'r>(&'r self, rule: &'r Rule) -> Row<'r> {
-        Row::new(&self.event, rule.program(), self.values.clone())
+        Row::new(&self.event, rule.program(), self.values.iter().map(Value::borrowed).collect())
     }
 
     /// When the window ended, in milliseconds since 1970.
     pub fn end_ms(&self) -> i64 {
         self.event.timestamp_ms
+    }
+}
+
+impl fmt::Debug for ClosedRow {
+    /// Without what devices wrote.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClosedRow").field("end_ms", &self.end_ms()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RuleState {
+    /// How much it holds, and nothing of what devices wrote.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuleState")
+            .field("limits", &self.limits)
+            .field("remembered", &self.seen.len())
+            .field("groups", &self.windows.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -228,7 +246,7 @@ impl RuleState {
                     Some(Value::Int(passed)) => *passed,
                     _ => 0,
                 };
-                let next = if passed + 1 >= count { 0 } else { passed + 1 };
+                let next = passed.saturating_add(1) % count;
                 self.seen.put(&self.key, Value::Int(next)).map(|()| passed == 0)
             }
         };

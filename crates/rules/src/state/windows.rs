@@ -72,7 +72,9 @@ impl Windows {
                         self.over.push_back((key, group));
                     }
                 }
-                self.reserve(grouping, std::iter::once(&*key), values, limits)?;
+                let mut room = Room { groups: self.len(), bytes: self.bytes };
+                room.take(self.groups.get(key), grouping, key, values);
+                room.check(limits)?;
                 let end_ms = now_ms.saturating_add(gap);
                 let group = self.group(grouping, key, now_ms, end_ms);
                 group.start_ms = group.start_ms.min(now_ms);
@@ -95,52 +97,29 @@ impl Windows {
         limits: StateLimits,
     ) -> Result<(), Error> {
         let newest = now_ms.div_euclid(hop).saturating_mul(hop);
-        let starts = (0..size / hop).map(|back| newest.saturating_sub(back.saturating_mul(hop)));
-        let ends: Vec<(i64, i64)> = starts.map(|start| (start, start.saturating_add(size))).collect();
-        let keys: Vec<Box<[u8]>> = ends
-            .iter()
-            .map(|(_, end)| {
-                key[..PREFIX_BYTES].copy_from_slice(&end.to_be_bytes());
-                Box::from(&*key)
-            })
-            .collect();
-        self.reserve(grouping, keys.iter().map(|key| &**key), values, limits)?;
-        for (key, (start_ms, end_ms)) in keys.iter().zip(ends) {
+        let start = |back: i64| newest.saturating_sub(back.saturating_mul(hop));
+        let set_end =
+            |key: &mut [u8], end_ms: i64| key[..PREFIX_BYTES].copy_from_slice(&end_ms.to_be_bytes());
+        let windows = size / hop;
+        let mut room = Room { groups: self.len(), bytes: self.bytes };
+        for back in 0..windows {
+            set_end(key, start(back).saturating_add(size));
+            room.take(self.groups.get(key), grouping, key, values);
+        }
+        room.check(limits)?;
+        for back in 0..windows {
+            let (start_ms, end_ms) = (start(back), start(back).saturating_add(size));
+            set_end(key, end_ms);
             self.group(grouping, key, start_ms, end_ms);
             self.update(key, values);
         }
         Ok(())
     }
 
-    /// Whether there is room for what the values add under those keys.
-    fn reserve<'k>(
-        &self,
-        grouping: &Grouping,
-        keys: impl Iterator<Item = &'k [u8]>,
-        values: &[Value<'_>],
-        limits: StateLimits,
-    ) -> Result<(), Error> {
-        let (mut groups, mut bytes) = (self.groups.len() + self.over.len(), self.bytes);
-        for key in keys {
-            if let Some(group) = self.groups.get(key) {
-                bytes += group.accumulators.iter().zip(values).map(|(a, v)| a.growth(v)).sum::<usize>();
-            } else {
-                groups += 1;
-                let fresh = grouping.aggregates.iter().map(|aggregate| Accumulator::new(aggregate.kind));
-                let group = Group::new(0, 0, fresh.collect());
-                bytes += group.bytes(key);
-                bytes += group.accumulators.iter().zip(values).map(|(a, v)| a.growth(v)).sum::<usize>();
-            }
-        }
-        if groups > limits.keys || bytes > limits.bytes { Err(Error::StateFull) } else { Ok(()) }
-    }
-
     /// The group of a key, opened where there is none.
     fn group(&mut self, grouping: &Grouping, key: &[u8], start_ms: i64, end_ms: i64) -> &mut Group {
         if !self.groups.contains_key(key) {
-            let accumulators =
-                grouping.aggregates.iter().map(|aggregate| Accumulator::new(aggregate.kind)).collect();
-            self.open(key.into(), Group::new(start_ms, end_ms, accumulators));
+            self.open(key.into(), Group::new(start_ms, end_ms, fresh(grouping)));
         }
         self.groups.get_mut(key).expect("it has just been opened where it was missing")
     }
@@ -214,6 +193,38 @@ impl Windows {
     pub(super) fn len(&self) -> usize {
         self.over.len() + self.groups.len()
     }
+}
+
+/// What would be held with a message in it.
+struct Room {
+    groups: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// Adds what the values would add to a group, or to a new one under that key.
+    fn take(&mut self, group: Option<&Group>, grouping: &Grouping, key: &[u8], values: &[Value<'_>]) {
+        if let Some(group) = group {
+            self.bytes += growth(&group.accumulators, values);
+        } else {
+            let group = Group::new(0, 0, fresh(grouping));
+            self.groups += 1;
+            self.bytes += group.bytes(key) + growth(&group.accumulators, values);
+        }
+    }
+
+    fn check(&self, limits: StateLimits) -> Result<(), Error> {
+        let fits = self.groups <= limits.keys && self.bytes <= limits.bytes;
+        if fits { Ok(()) } else { Err(Error::StateFull) }
+    }
+}
+
+fn growth(accumulators: &[Accumulator], values: &[Value<'_>]) -> usize {
+    accumulators.iter().zip(values).map(|(accumulator, value)| accumulator.growth(value)).sum()
+}
+
+fn fresh(grouping: &Grouping) -> Vec<Accumulator> {
+    grouping.aggregates.iter().map(|aggregate| Accumulator::new(aggregate.kind)).collect()
 }
 
 /// Makes room for what stands before the values of a key.
