@@ -52,7 +52,8 @@ pub struct Config {
     pub rewrites: Vec<Rewrite>,
     /// What every client is subscribed to when it connects.
     pub auto_subscriptions: Vec<AutoSubscription>,
-    /// How often the broker publishes what it knows of itself under `$SYS/broker`; `None` for never.
+    /// How often the broker publishes what it knows of itself under `$SYS/broker`, at most once a second; `None` for
+    /// never.
     pub sys_interval: Option<Duration>,
 }
 

@@ -26,6 +26,23 @@
 //! # }
 //! ```
 //!
+//! # Topics with a meaning of their own
+//!
+//! | a client says | and gets |
+//! |---|---|
+//! | SUBSCRIBE `$share/group/filter`, `$queue/filter` | each message goes to one member of the group, see [`SharedStrategy`] |
+//! | SUBSCRIBE `$exclusive/filter` | the messages of `filter`, as long as no other client has the same; Quota exceeded (0x97) otherwise |
+//! | PUBLISH `$delayed/SECONDS/topic` | the message is published to `topic` later, see [`DelayedLimits`] |
+//! | SUBSCRIBE `$SYS/broker/...` | what the broker tells of itself, see [`Config::sys_interval`]; nobody else publishes there |
+//!
+//! A member of a group that leaves messages of QoS 1 unacknowledged when its session ends hands them to another, as
+//! well as messages of QoS 2 unless it may have seen some. While it is away they wait for it, and new messages go to
+//! members that are online.
+//!
+//! What a client publishes is taken apart in this order: alias, `$delayed`, [`Rewrite`], [`DenyList`], [`Mountpoint`].
+//! A message that is handed to nobody is answered with a reason in 5.0; in 3.x, where there is none, it is
+//! acknowledged ([MQTT311-3.3.5-2]). Either way it is counted.
+//!
 //! # Main types
 //!
 //! - [`Broker`]: the handle; [`Config`] and [`Metrics`] go into it.

@@ -8,6 +8,9 @@ use parking_lot::RwLock;
 use tidegate_session::Message;
 use tidegate_topic::{Cursor, Progress, RetainedTree, TopicFilter, TopicName};
 
+use crate::broker::{Core, now};
+use crate::sys::SHORTEST_INTERVAL;
+
 /// Topics that one step of a sweep looks at under the lock.
 const TOPICS_PER_STEP: usize = 1024;
 
@@ -20,7 +23,7 @@ pub struct RetainedLimits {
     pub max_bytes: usize,
     /// Payload of one retained message, in bytes.
     pub max_payload_bytes: usize,
-    /// How often expired messages are looked for. They are not delivered anyway; this frees their memory.
+    /// How often expired messages are looked for, at most once a second. They are not delivered anyway; this frees their memory.
     pub sweep_interval: Duration,
 }
 
@@ -181,6 +184,30 @@ impl Kept {
     }
 }
 
+impl Core {
+    /// Frees expired retained messages, after each interval. Never returns.
+    pub(crate) async fn sweep_retained(self: Arc<Self>) {
+        let mut cursor = Cursor::new();
+        loop {
+            tokio::time::sleep(self.retained.sweep_interval().max(SHORTEST_INTERVAL)).await;
+            while self.sweep_step(&mut cursor) == Progress::More {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn sweep_step(&self, cursor: &mut Cursor) -> Progress {
+        let (_, progress) = self.retained.sweep(cursor, now());
+        self.count_retained();
+        progress
+    }
+
+    pub(crate) fn count_retained(&self) {
+        let (count, _) = self.retained.size();
+        self.metrics.retained.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tidegate_codec::QoS;
@@ -221,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_sweep_removes_what_expired_in_bounded_steps() {
-        let now = crate::broker::now();
+        let now = now();
         let retained = Retained::new(RetainedLimits::default());
         let mut cursor = Cursor::new();
         for number in 0..3 * TOPICS_PER_STEP {

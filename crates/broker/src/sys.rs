@@ -4,7 +4,6 @@
 //! changes. Where a name of mosquitto's counts something that we do not, the table below says what it is here.
 
 use std::fmt::Write;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use prometheus::core::{Collector, GenericCounter};
 use prometheus::proto::MetricFamily;
 use tidegate_codec::{Publish, QoS};
 use tidegate_session::Message;
-use tidegate_topic::{Cursor, Progress, TopicName};
+use tidegate_topic::TopicName;
 
 use crate::broker::Core;
 use crate::fanout::Outgoing;
@@ -24,6 +23,9 @@ const PREFIX: &str = "$SYS/broker/";
 
 /// The client id of the broker's own messages, for the hash of a shared subscription. No client has an empty one.
 const NOBODY: &str = "";
+
+/// What is done again and again is done no more often, whatever the configuration says.
+pub(crate) const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Averages of counters over one, five and fifteen minutes.
 const LOAD_MINUTES: [(&str, f64); 3] = [("1min", 1.0), ("5min", 5.0), ("15min", 15.0)];
@@ -181,7 +183,7 @@ impl Core {
             let now = crate::broker::now();
             sys.publish(&self, now - started, now - last);
             last = now;
-            tokio::time::sleep(interval).await;
+            tokio::time::sleep(interval.max(SHORTEST_INTERVAL)).await;
         }
     }
 
@@ -195,31 +197,6 @@ impl Core {
         let outgoing = Outgoing { entry: None, client_id: NOBODY, topic: name, publish: &publish };
         let clients = self.fanout.deliver(&outgoing, &mut Some(Arc::clone(&message)), now, &self.metrics);
         self.metrics.delivered.inc_by(clients as u64);
-    }
-
-    /// Frees expired retained messages, after each interval. Never returns.
-    pub(crate) async fn sweep_retained(self: Arc<Self>) {
-        let mut cursor = Cursor::new();
-        loop {
-            tokio::time::sleep(self.retained.sweep_interval()).await;
-            while let ControlFlow::Continue(()) = self.sweep_step(&mut cursor) {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    fn sweep_step(&self, cursor: &mut Cursor) -> ControlFlow<()> {
-        let (_, progress) = self.retained.sweep(cursor, crate::broker::now());
-        self.count_retained();
-        match progress {
-            Progress::More => ControlFlow::Continue(()),
-            Progress::Done => ControlFlow::Break(()),
-        }
-    }
-
-    pub(crate) fn count_retained(&self) {
-        let (count, _) = self.retained.size();
-        self.metrics.retained.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
 
