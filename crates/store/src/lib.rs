@@ -66,10 +66,10 @@
 //! - **What is lost without a word.** An engine has to tell a torn tail from damage in the middle: the first was never
 //!   promised, the second was. fjall's recovery takes both for the end of the journal and drops what follows (a strict
 //!   mode is an open wish in its tracker), and until the summer of 2026 a failed write of its journal could be followed
-//!   by a commit that succeeded and was gone after a restart. redb verifies its checksums when it
-//!   repairs a file after a crash, and opens it as a whole or not at all.
-//! - **Failing disks can be tested.** Here the file layer is a trait of six short methods, and the tests take the power
-//!   away between any two of them.
+//!   by a commit that succeeded and was gone after a restart. redb verifies its checksums when it repairs a file after
+//!   a crash, and opens it as a whole or not at all.
+//! - **Failing disks can be tested.** Here the file layer is two traits with ten short methods, and the tests take the
+//!   power away between any two calls.
 //! - **Cost.** Measured side by side on the machine of the table below; see there.
 //!
 //! What speaks for an engine is that others find its bugs. So this one is small: a frame, a reader that skips what it
