@@ -82,6 +82,14 @@ impl Compiler<'_> {
             let message = format!("{}() takes {}, not {count}", function.name, function.arity_text());
             self.report(Diagnostic::error(span, message).hint(format!("it is called as {}", function.usage)));
         }
+        for (position, arg) in args.iter().enumerate() {
+            let (node, span) = &self.program.nodes[arg.0 as usize];
+            if let Node::Constant(value) = node
+                && let Some(problem) = function.check_constant(position, value)
+            {
+                self.report(Diagnostic::error(*span, problem));
+            }
+        }
         Node::Call { function, args }
     }
 

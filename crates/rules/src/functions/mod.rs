@@ -106,6 +106,16 @@ impl Function {
         (self.least..=self.most).contains(&arguments)
     }
 
+    /// What is wrong with an argument that is the same for every message: its position and why.
+    pub(crate) fn check_constant(&self, position: usize, value: &Value<'_>) -> Option<String> {
+        let pattern = value.as_str().filter(|_| position == 1 && self.name.starts_with("regex_"))?;
+        let error = state::compile_pattern(pattern).err()?;
+        // The library shows the pattern with a caret in several lines; its last one is the cause.
+        let cause = error.to_string();
+        let cause = cause.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Some(format!("this pattern can't be used: {cause}"))
+    }
+
     /// "1 argument", "2 to 3 arguments", "at least 1 argument", "no arguments".
     pub(crate) fn arity_text(&self) -> String {
         let plural = |n: usize| if n == 1 { "argument" } else { "arguments" };
