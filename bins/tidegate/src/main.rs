@@ -75,6 +75,9 @@ fn prepare(args: &cli::ConfigArgs) -> Result<(Settings, CompiledRules), Failure>
 fn check(args: &cli::ConfigArgs) -> Result<(), Failure> {
     let (settings, rules) = prepare(args)?;
     print_line(&format!("ok: {} listener(s), {} rule(s)", settings.listeners.len(), rules.len()));
+    for warning in rules.warnings() {
+        print_error(&warning);
+    }
     for (id, _, destination) in rules.routes() {
         print_line(&format!("  {id} -> {destination}"));
     }

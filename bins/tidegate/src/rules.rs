@@ -53,6 +53,15 @@ impl CompiledRules {
         self.rules.len()
     }
 
+    /// What the rules can mean but probably do not, for a terminal.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        self.rules.iter().flat_map(|compiled| {
+            let rule = &compiled.rule;
+            let warnings = rule.warnings().iter();
+            warnings.map(|w| w.render(&format!("rules.{}.sql", rule.id()), rule.sql()).trim_end().to_owned())
+        })
+    }
+
     /// Where each rule's rows go, for people: rule id, SQL, destination.
     pub(crate) fn routes(&self) -> impl Iterator<Item = (&str, &str, String)> {
         self.rules.iter().flat_map(|compiled| {

@@ -93,6 +93,13 @@ fn eval_reads_from_files_and_warns_of_what_is_probably_not_meant() {
 }
 
 #[test]
+fn eval_explains_which_part_of_where_was_false() {
+    let output = rule(&["eval", "--sql", SQL, "--event", r#"{"payload": {"temp": 3}}"#, "--explain"]);
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(3), ""));
+    assert!(stderr(&output).contains("payload.temp > 20"), "{}", stderr(&output));
+}
+
+#[test]
 fn test_tells_each_case_that_does_not_hold_in_a_line_and_the_totals_last() {
     let cases = file(
         "some.jsonl",

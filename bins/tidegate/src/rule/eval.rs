@@ -35,6 +35,9 @@ fn evaluate(args: &EvalArgs) -> Result<ExitCode, String> {
     let columns =
         Value::from_json(&event).map_err(|error| format!("error: the event is not JSON: {error}"))?;
     let sample = Sample::of(&columns).map_err(|problem| format!("error: the event: {problem}"))?;
+    if args.explain {
+        print_error(sample.explain(&rule).trim_end());
+    }
     let mut refused = None;
     let made = sample.evaluate(rule, |row| {
         let mut line = Vec::new();

@@ -81,38 +81,50 @@ impl Sample {
         Ok(sample)
     }
 
-    /// Evaluates a rule over it and hands out each row. What the event does not say of itself is what FROM asks for
-    /// first.
+    /// Evaluates a rule over it and hands out each row.
     pub(super) fn evaluate(&self, rule: Rule, mut each: impl FnMut(&Row<'_>)) -> Made {
-        let first = rule.filters().next().unwrap_or("#").to_owned();
-        let kind =
-            self.kind.unwrap_or_else(|| rule.kinds().first().copied().unwrap_or(EventKind::MessagePublish));
-        let topic = self.topic.clone().unwrap_or_else(|| first.replace(['+', '#'], "a"));
+        self.with_event(&rule_defaults(&rule), |event| {
+            let Ok(set) = RuleSet::new(vec![rule]) else { return Made::NoMatch };
+            let mut made = Made::NoMatch;
+            set.for_each_reader(event, |_, rule| {
+                let mut scratch = EvalScratch::default();
+                let mut state = RuleState::new(rule, StateLimits::default());
+                made = match rule.evaluate_with(&mut state, &mut scratch.start(event)) {
+                    Err(error) => {
+                        let (line, column) = error.span.line_column(rule.sql());
+                        Made::Failed(format!("line {line}, column {column}: {error}"))
+                    }
+                    Ok(outcome) if outcome.rows().is_empty() => Made::Nothing,
+                    Ok(outcome) => {
+                        outcome.rows().iter().for_each(&mut each);
+                        Made::Rows
+                    }
+                };
+            });
+            made
+        })
+    }
+
+    /// Why a rule selects it or does not.
+    pub(super) fn explain(&self, rule: &Rule) -> String {
+        self.with_event(&rule_defaults(rule), |event| rule.explain(event).to_string())
+    }
+
+    fn with_event<T>(&self, (kind, topic): &(EventKind, String), then: impl FnOnce(&Event<'_>) -> T) -> T {
         let extra: Vec<_> = self.extra.iter().map(|(name, value)| (&**name, value.clone())).collect();
-        let mut event = Event::publish(&topic, &self.client_id, &self.payload);
-        event.kind = kind;
+        let topic = self.topic.as_deref().unwrap_or(topic);
+        let mut event = Event::publish(topic, &self.client_id, &self.payload);
+        event.kind = self.kind.unwrap_or(*kind);
         event.username = self.username.as_deref();
         event.qos = self.qos;
         event.timestamp_ms = self.timestamp_ms;
         event.extra = &extra;
-
-        let Ok(set) = RuleSet::new(vec![rule]) else { return Made::NoMatch };
-        let mut made = Made::NoMatch;
-        set.for_each_reader(&event, |_, rule| {
-            let mut scratch = EvalScratch::default();
-            let mut state = RuleState::new(rule, StateLimits::default());
-            made = match rule.evaluate_with(&mut state, &mut scratch.start(&event)) {
-                Err(error) => {
-                    let (line, column) = error.span.line_column(rule.sql());
-                    Made::Failed(format!("line {line}, column {column}: {error}"))
-                }
-                Ok(outcome) if outcome.rows().is_empty() => Made::Nothing,
-                Ok(outcome) => {
-                    outcome.rows().iter().for_each(&mut each);
-                    Made::Rows
-                }
-            };
-        });
-        made
+        then(&event)
     }
+}
+
+/// What an event that does not say so itself is and where: what FROM asks for first.
+fn rule_defaults(rule: &Rule) -> (EventKind, String) {
+    let kind = rule.kinds().first().copied().unwrap_or(EventKind::MessagePublish);
+    (kind, rule.filters().next().unwrap_or("#").replace(['+', '#'], "a"))
 }

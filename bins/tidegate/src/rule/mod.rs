@@ -39,6 +39,9 @@ pub(crate) struct EvalArgs {
     /// Print this template, filled in from each row, instead of the row; or @FILE.
     #[arg(long, value_name = "TEMPLATE")]
     template: Option<String>,
+    /// Tell each part of WHERE with the values that it read, and what it came to.
+    #[arg(long)]
+    explain: bool,
 }
 
 #[derive(Debug, Args)]
