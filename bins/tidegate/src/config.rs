@@ -134,6 +134,8 @@ pub(crate) struct MqttSettings {
     pub(crate) max_queued_messages: usize,
     /// Memory that they take.
     pub(crate) max_queued_size: Size,
+    /// Which one a full queue drops.
+    pub(crate) queue_policy: QueuePolicySetting,
     /// Whether QoS 0 messages wait as well.
     pub(crate) queue_qos0: bool,
     pub(crate) max_subscriptions: usize,
@@ -168,6 +170,7 @@ impl Default for MqttSettings {
             session_expiry: Period::seconds(2 * 60 * 60),
             max_queued_messages: 1000,
             max_queued_size: Size::mebibytes(16),
+            queue_policy: QueuePolicySetting::DropOldest,
             queue_qos0: false,
             max_subscriptions: 1000,
             max_client_id_bytes: 1024,
@@ -180,6 +183,17 @@ impl Default for MqttSettings {
             sys_interval: Period::seconds(60),
         }
     }
+}
+
+/// Which message a full queue drops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum QueuePolicySetting {
+    /// The one that has waited longest.
+    #[default]
+    DropOldest,
+    /// The one that just came.
+    DropNewest,
 }
 
 /// `[kafka.NAME]`

@@ -7,9 +7,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use tidegate_broker::Config;
 use tidegate_kafka::{LATENCY_BUCKETS_MS, Producer, State, Status, TopicLayout};
-use tidegate_session::Limits;
+use tidegate_session::{Limits, QueuePolicy};
 
-use crate::config::{KafkaSettings, Settings};
+use crate::config::{KafkaSettings, QueuePolicySetting, Settings};
 
 /// The broker's part of the settings.
 pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Config {
@@ -25,6 +25,10 @@ pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Conf
         session_expiry_3x: mqtt.session_expiry.get(),
         max_queued_messages: mqtt.max_queued_messages,
         max_queued_bytes: mqtt.max_queued_size.as_usize(),
+        queue_policy: match mqtt.queue_policy {
+            QueuePolicySetting::DropOldest => QueuePolicy::DropOldest,
+            QueuePolicySetting::DropNewest => QueuePolicy::DropNewest,
+        },
         queue_qos0: mqtt.queue_qos0,
         max_subscriptions: mqtt.max_subscriptions,
         max_client_id_bytes: mqtt.max_client_id_bytes,
