@@ -20,7 +20,7 @@ use tracing::debug;
 
 use crate::connection::{Connection, ConnectionError};
 use crate::error_class::{ErrorClass, UNKNOWN_SERVER_ERROR, error_name};
-use crate::partition::{Answered, Partition, Recovery};
+use crate::partition::{Answered, Copied, Partition, Recovery};
 use crate::producer::Shared;
 use crate::record_batch::SealedBatch;
 use crate::status::{Meter, Part};
@@ -42,12 +42,20 @@ pub(crate) struct Lane {
     ready: Mutex<Vec<Arc<Partition>>>,
     /// Whether a flush has to wake the task.
     dirty: AtomicBool,
+    /// Whether what is in flight has to be copied to the spill log now.
+    spill_wanted: AtomicBool,
     wake: Notify,
 }
 
 impl Lane {
     pub(crate) fn new(node: i32) -> Self {
-        Self { node, ready: Mutex::default(), dirty: AtomicBool::new(false), wake: Notify::new() }
+        Self {
+            node,
+            ready: Mutex::default(),
+            dirty: AtomicBool::new(false),
+            spill_wanted: AtomicBool::new(false),
+            wake: Notify::new(),
+        }
     }
 
     pub(crate) fn node(&self) -> i32 {
@@ -72,6 +80,12 @@ impl Lane {
     }
 
     pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Has the task copy to the spill log what it has in flight for partitions that spill.
+    pub(crate) fn want_spill(&self) {
+        self.spill_wanted.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 }
@@ -206,11 +220,13 @@ impl LaneTask {
             && self.writing.is_none()
             && self.outstanding.len() < MAX_IN_FLIGHT
             && self.throttled_until.is_none();
+        let spill_deadline = self.spill_in_flight(now);
         let (batches, deadline, waiting) = self.collect(now, can_send);
         if !batches.is_empty() {
             self.send(batches, now);
         }
-        let mut deadlines = [None; 4];
+        let mut deadlines = [None; 5];
+        deadlines[4] = spill_deadline;
         deadlines[0] = deadline.filter(|_| can_send);
         deadlines[1] =
             (!self.outstanding.is_empty()).then(|| self.last_progress + self.shared.config.request_timeout);
@@ -246,6 +262,10 @@ impl LaneTask {
         }
         while let Some(partition) = self.listed.get(index) {
             let mut queue = partition.queue.lock();
+            if let Some(entries) = queue.begin_loading() {
+                let (shared, partition) = (Arc::clone(&self.shared), Arc::clone(partition));
+                tokio::task::spawn_blocking(move || shared.load(&partition, entries));
+            }
             if let Some(recovery) = queue.recover() {
                 let partition = Arc::clone(partition);
                 drop(queue);
@@ -287,6 +307,34 @@ impl LaneTask {
             index += 1;
         }
         (batches, deadline, waiting)
+    }
+
+    /// Copies to the spill log what Kafka has not answered for too long, and what is older than something that waits to be
+    /// spilled. Says when the next of it is due.
+    fn spill_in_flight(&mut self, now: Instant) -> Option<Instant> {
+        let after = self.shared.spill.as_ref()?.after;
+        let wanted = self.lane.spill_wanted.swap(false, Ordering::AcqRel);
+        let mut deadline = None;
+        for request in &mut self.outstanding {
+            for (partition, batch) in request.batches.iter_mut().filter(|(_, batch)| batch.exposed) {
+                let due = batch.opened + after;
+                let mut queue = partition.queue.lock();
+                if due > now && !(wanted && queue.spilling) {
+                    deadline = Some(deadline.map_or(due, |earlier: Instant| earlier.min(due)));
+                    continue;
+                }
+                queue.spilling = true;
+                queue.covered(batch);
+                self.shared.write_copy(partition, Copied::of(batch));
+                if !std::mem::replace(&mut queue.spill_listed, true) {
+                    self.shared.list_partition(partition);
+                }
+            }
+        }
+        if let Some(spill) = &self.shared.spill {
+            spill.flush();
+        }
+        deadline
     }
 
     /// Acts on what a partition found when all its answers were in.
@@ -396,6 +444,7 @@ impl LaneTask {
                     } else {
                         let part = Part::Partition(Arc::clone(&partition.topic), partition.index);
                         self.shared.meter.problem(part, &reason);
+                        self.shared.begin_spilling(&partition);
                     }
                 }
             }
@@ -445,6 +494,7 @@ impl LaneTask {
                 self.shared.meter.records.answered(batch.records() as u64);
                 self.shared.meter.records.retried();
                 partition.queue.lock().connection_lost(batch);
+                self.shared.begin_spilling(&partition);
             }
         }
         Meter::add(&self.shared.meter.connection_losses, lost);

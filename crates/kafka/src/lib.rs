@@ -1,5 +1,6 @@
 //! An idempotent, pipelined Kafka producer whose acknowledgements tell the truth: a record is reported as delivered when
-//! Kafka's in-sync replicas have it, once and in order, and nothing is given up because of time alone.
+//! Kafka's in-sync replicas have it, or where that is wanted the disk does, once and in order, and nothing is given up
+//! because of time alone.
 //!
 //! It is not a general Kafka client. It has no consumer groups and no transactions; its [`Reader`] reads a partition
 //! from an offset on, which is enough to look at what was written.
@@ -21,7 +22,8 @@
 //! # }
 //! ```
 //!
-//! The types to know: [`Config`], [`Producer`] (a [`Feed`](tidegate_sink::Feed)), [`Status`], [`Reader`].
+//! The types to know: [`Config`], [`Producer`] (a [`Feed`](tidegate_sink::Feed)), [`SpillConfig`], [`Status`],
+//! [`Reader`].
 //!
 //! # How a record travels
 //!
@@ -50,6 +52,21 @@
 //! changed). A node that restarts while the last records carry timestamps older than that has forgotten the sequence, and
 //! stores a repetition twice: stamp records with the time of their arrival where that matters.
 //!
+//! # While Kafka does not take records
+//!
+//! [`Producer::start`] holds them in memory, and gives records back when the budget is used up. With
+//! [`Producer::start_spilling`] a partition spills when Kafka refuses its batch, when a connection breaks under one, when
+//! a record has waited for [`SpillConfig::after`], or when [`SpillConfig::queue_bytes`] of memory are in use: what it has
+//! goes to a log on disk in its order, one sync for all that arrived meanwhile, is acknowledged
+//! ([`AckPolicy::Durable`]) and leaves memory. What was in flight stays in memory beside its copy and is sent again byte
+//! for byte. What is on disk is sent before anything newer of its partition, in full batches. Records whose topic is not
+//! known yet are spilled too, and find their partition later. A healthy Kafka leaves the disk untouched.
+//!
+//! The next process reads the log before it sends anything newer of a topic. It has a new producer id, so the records
+//! that Kafka had taken when the last process was killed, and that were not marked as done yet, are stored twice: at most
+//! what was in flight. When the log is full or its disk fails nothing is acknowledged that Kafka has not, memory fills,
+//! and records are given back.
+//!
 //! # What is rskafka's here
 //!
 //! The protocol's vocabulary (request and response traits, primitives, metadata, error names) and SASL, which its
@@ -76,6 +93,7 @@ mod partitioner;
 mod producer;
 mod reader;
 mod record_batch;
+mod spill;
 mod status;
 mod topic;
 mod wire;
@@ -89,4 +107,6 @@ pub use partitioner::{JavaPartitioner, Partitioner};
 pub use producer::Producer;
 pub use reader::{Fetched, FetchedRecord, ReadError, Reader};
 pub use rskafka::client::{Credentials, OauthBearerCredentials, SaslConfig};
+pub use spill::{AckPolicy, SpillConfig, SpillStatus};
 pub use status::{LATENCY_BUCKETS_MS, State, Status};
+pub use tidegate_spill::{Directory, Disk, OpenError};

@@ -5,19 +5,26 @@
 //! it. After a failure nothing is sent until every answer that is still due has come, and then everything that failed is
 //! sent again in its order. And until a batch succeeded after a start or a failure, only one is in flight: a node that
 //! knows nothing of our sequence takes any first one, so it must not see the second before the first.
+//!
+//! With a spill log, a queue that Kafka does not take from hands what waits to the log. It then is, oldest first: what is
+//! in flight and what failed (in memory, copied to the log), what was read back, what is in the log only, what is new.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tidegate_sink::{Ack, Backoff, BackoffPolicy, Record, Rejection};
+use tidegate_sink::{Backoff, BackoffPolicy, Record, Rejection};
 
 use crate::error_class::{ErrorClass, OUT_OF_ORDER_SEQUENCE, classify};
 use crate::lane::Lane;
 use crate::record_batch::{
-    Buffers, OpenBatch, ProducerIdentity, SealedBatch, advance_sequence, retreat_sequence,
+    Buffers, Lent, OpenBatch, Owed, ProducerIdentity, SealedBatch, advance_sequence, retreat_sequence,
 };
+use crate::spill::Spilled;
+
+/// Bytes that are read back from the log at once.
+const LOAD_BYTES: usize = 256 * 1024;
 
 /// One partition of a topic, shared by those who offer records and the lane that sends them.
 #[derive(Debug)]
@@ -57,6 +64,49 @@ pub(crate) struct Queue {
     pub(crate) listed: bool,
     /// Nothing is taken in any more.
     closed: bool,
+    /// Read back from the spill log: sent before what is `spilled`.
+    replay: VecDeque<SealedBatch>,
+    /// In the spill log only: sent before what is `sealed`.
+    spilled: VecDeque<Spilled>,
+    /// Whether some of it is being read back.
+    loading: bool,
+    /// Batches that the spill log is writing and that are nowhere else; they come behind what is `spilled`.
+    writing: usize,
+    /// Of those, the ones that it did not take.
+    returned: Vec<SealedBatch>,
+    /// Whether what is new goes to the spill log at once.
+    pub(crate) spilling: bool,
+    /// Whether the spill task has it on its list.
+    pub(crate) spill_listed: bool,
+    /// Batches in flight that are in no log.
+    exposed: usize,
+    last_delivered: Option<Instant>,
+}
+
+/// What a queue gives to the spill log, oldest first.
+#[derive(Debug)]
+pub(crate) enum Gathered {
+    /// The lane has to write what is in flight first: it is older.
+    AfterLane,
+    /// Kafka takes what there is: no need for a log.
+    Healthy,
+    /// Copies of batches that stay in memory, then batches that do not.
+    Some { copies: Vec<Copied>, moved: Vec<SealedBatch> },
+}
+
+/// A copy of a batch, and the acks that it shares with it.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) records: usize,
+    pub(crate) lent: Arc<Mutex<Lent>>,
+}
+
+impl Copied {
+    pub(crate) fn of(batch: &mut SealedBatch) -> Self {
+        let lent = batch.lend();
+        Self { bytes: batch.bytes().to_vec(), records: batch.records(), lent }
+    }
 }
 
 /// What an append asks of the caller.
@@ -113,6 +163,15 @@ impl Partition {
             owner: None,
             listed: false,
             closed: false,
+            replay: VecDeque::new(),
+            spilled: VecDeque::new(),
+            loading: false,
+            writing: 0,
+            returned: Vec::new(),
+            spilling: false,
+            spill_listed: false,
+            exposed: 0,
+            last_delivered: None,
         };
         Self { topic, index, queue: Mutex::new(queue) }
     }
@@ -123,12 +182,12 @@ impl Queue {
     pub(crate) fn append(
         &mut self,
         record: &Record<'_>,
-        ack: Option<Ack>,
+        ack: Option<Owed>,
         charged: usize,
         batch_bytes: usize,
         now: impl FnOnce() -> Instant,
         buffers: impl FnOnce() -> Buffers,
-    ) -> Result<Appended, Option<Ack>> {
+    ) -> Result<Appended, Option<Owed>> {
         if self.closed {
             return Err(ack);
         }
@@ -150,7 +209,124 @@ impl Queue {
     }
 
     pub(crate) fn has_waiting(&self) -> bool {
-        self.open.is_some() || !self.sealed.is_empty() || !self.again.is_empty()
+        let waiting = [&self.sealed, &self.again, &self.replay].iter().any(|queue| !queue.is_empty());
+        waiting || self.open.is_some() || !self.spilled.is_empty() || self.loading
+    }
+
+    /// Whether what is sealed or open has to wait for what is older and on disk.
+    fn is_behind(&self) -> bool {
+        !self.spilled.is_empty() || self.loading || self.writing > 0
+    }
+
+    /// Whether more should be read back from the log now. Says so once: [`Self::loaded`] ends it.
+    pub(crate) fn begin_loading(&mut self) -> Option<Vec<Spilled>> {
+        /// Batches read back and not sent.
+        const AHEAD: usize = 2;
+        /// Entries in one batch: small ones were written under little load.
+        const ENTRIES: usize = 4096;
+        let flows = self.proven || (self.outstanding == 0 && self.replay.is_empty());
+        if self.loading || self.failed || !flows || !self.again.is_empty() || self.replay.len() >= AHEAD {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        while let Some(next) = self.spilled.front() {
+            bytes += next.id.bytes();
+            if !taken.is_empty() && (bytes > LOAD_BYTES || taken.len() == ENTRIES) {
+                break;
+            }
+            taken.extend(self.spilled.pop_front());
+        }
+        self.loading = !taken.is_empty();
+        self.loading.then_some(taken)
+    }
+
+    /// Takes in what was read back.
+    pub(crate) fn loaded(
+        &mut self,
+        batch: Option<SealedBatch>,
+        unread: impl DoubleEndedIterator<Item = Spilled>,
+    ) {
+        self.loading = false;
+        unread.rev().for_each(|spilled| self.spilled.push_front(spilled));
+        self.replay.extend(batch);
+    }
+
+    /// Whether Kafka took something lately and nothing has failed since.
+    fn is_healthy(&self, now: Instant, after: Duration) -> bool {
+        self.proven && !self.failed && self.last_delivered.is_some_and(|at| at + after / 4 > now)
+    }
+
+    /// Whether there is something in memory that is in no log and waits too long, or failed.
+    pub(crate) fn is_overdue(&self, now: Instant, after: Duration) -> bool {
+        let late = |at: Instant| at + after <= now;
+        self.again.iter().any(|batch| !batch.is_spilled() && batch.refused.is_none())
+            || self.sealed.front().map(|batch| batch.opened).is_some_and(late)
+            || self.open.as_ref().map(OpenBatch::opened).is_some_and(late)
+    }
+
+    /// Whether all that it has is in the log or in flight with a copy there.
+    pub(crate) fn is_all_spilled(&self) -> bool {
+        self.exposed == 0
+            && self.writing == 0
+            && self.sealed.is_empty()
+            && self.open.is_none()
+            && self.again.iter().chain(&self.replay).all(SealedBatch::is_safe)
+    }
+
+    /// Gives what waits to the spill log, unless `force` is absent and Kafka takes it as well.
+    pub(crate) fn gather(&mut self, now: Instant, after: Duration, force: bool) -> Option<Gathered> {
+        if !self.spilling || self.writing > 0 {
+            return None;
+        }
+        let caught_up = self.spilled.is_empty() && !self.loading;
+        if !force && caught_up && self.is_healthy(now, after) && !self.is_overdue(now, after) {
+            self.spilling = false;
+            return Some(Gathered::Healthy);
+        }
+        if self.exposed > 0 {
+            return Some(Gathered::AfterLane);
+        }
+        let in_memory = self.again.iter_mut().chain(&mut self.replay);
+        let copies: Vec<_> = in_memory.filter(|batch| !batch.is_spilled()).map(Copied::of).collect();
+        self.sealed.extend(self.open.take().map(OpenBatch::seal));
+        let moved: Vec<_> = self.sealed.drain(..).collect();
+        self.writing = moved.len();
+        (!copies.is_empty() || !moved.is_empty()).then_some(Gathered::Some { copies, moved })
+    }
+
+    /// Takes in what became of the next batch that was moved to the log; says whether it was the last of them. Once one
+    /// was not taken, those behind it come back too.
+    pub(crate) fn moved(&mut self, written: Result<Spilled, SealedBatch>) -> bool {
+        self.writing -= 1;
+        match written {
+            Ok(spilled) => self.spilled.push_back(spilled),
+            Err(batch) if self.closed => drop(batch),
+            Err(batch) => self.returned.push(batch),
+        }
+        if self.writing == 0 {
+            for batch in self.returned.drain(..).rev() {
+                self.sealed.push_front(batch);
+            }
+        }
+        self.writing == 0
+    }
+
+    /// Whether a batch that was moved has come back.
+    pub(crate) fn has_returned(&self) -> bool {
+        !self.returned.is_empty()
+    }
+
+    /// Says that a batch in flight is copied to the log.
+    pub(crate) fn covered(&mut self, batch: &mut SealedBatch) {
+        if std::mem::take(&mut batch.exposed) {
+            self.exposed -= 1;
+        }
+    }
+
+    /// When the oldest of what is on disk was written, in seconds since the start.
+    pub(crate) fn oldest_spilled(&self) -> Option<u32> {
+        self.spilled.front().map(|spilled| spilled.at)
     }
 
     pub(crate) fn outstanding(&self) -> usize {
@@ -172,28 +348,43 @@ impl Queue {
             return None;
         }
         let identity = self.identity?;
-        if let Some(batch) = self.again.pop_front() {
+        if let Some(mut batch) = self.again.pop_front() {
             self.outstanding += 1;
+            self.expose(&mut batch);
             return Some(batch);
         }
-        if self.sealed.is_empty() {
+        let replayed = self.replay.pop_front();
+        if replayed.is_none() && self.is_behind() {
+            return None;
+        }
+        if replayed.is_none() && self.sealed.is_empty() {
             let due = |open: &mut OpenBatch| hurry || open.opened() + linger <= now;
             let open = self.open.take_if(due)?;
             self.sealed.push_back(open.seal());
         }
-        let mut batch = self.sealed.pop_front()?;
+        let mut batch = match replayed {
+            Some(batch) => batch,
+            None => self.sealed.pop_front()?,
+        };
         batch.stamp(identity, self.next_sequence);
         batch.position = self.next_position;
         batch.first_sent = Some(now);
         self.next_position += batch.records() as u64;
         self.next_sequence = advance_sequence(self.next_sequence, batch.records());
         self.outstanding += 1;
+        self.expose(&mut batch);
         Some(batch)
+    }
+
+    fn expose(&mut self, batch: &mut SealedBatch) {
+        batch.exposed = !batch.is_spilled();
+        self.exposed += usize::from(batch.exposed);
     }
 
     /// Bytes of the batch that [`Self::next_batch`] would give, as far as they are known now.
     pub(crate) fn next_bytes(&self) -> usize {
-        let first = self.again.front().or_else(|| self.sealed.front()).map(|batch| batch.bytes().len());
+        let first = self.again.front().or_else(|| self.replay.front()).or_else(|| self.sealed.front());
+        let first = first.map(|batch| batch.bytes().len());
         first.or_else(|| self.open.as_ref().map(OpenBatch::bytes)).unwrap_or(0)
     }
 
@@ -204,7 +395,11 @@ impl Queue {
         {
             return None;
         }
-        let begun = if self.again.is_empty() && self.sealed.is_empty() {
+        let older = !self.again.is_empty() || !self.replay.is_empty();
+        if !older && self.is_behind() {
+            return None;
+        }
+        let begun = if !older && self.sealed.is_empty() {
             self.open.as_ref().map(|open| open.opened() + linger)
         } else {
             None
@@ -222,11 +417,13 @@ impl Queue {
     /// Takes in Kafka's answer to `batch`.
     pub(crate) fn answered(&mut self, mut batch: SealedBatch, code: i16, now: Instant) -> Answered {
         self.outstanding -= 1;
+        self.covered(&mut batch);
         let mut class = classify(code);
         match class {
             ErrorClass::Delivered => {
                 // A follower may succeed while an earlier batch waits to be repeated (it was stored, and only its
                 // answer was bad): the trouble is over when that one succeeds.
+                self.last_delivered = Some(now);
                 if !self.failed {
                     self.proven = true;
                     self.backoff.succeeded();
@@ -252,8 +449,9 @@ impl Queue {
     }
 
     /// Takes back a batch whose answer will not come.
-    pub(crate) fn connection_lost(&mut self, batch: SealedBatch) {
+    pub(crate) fn connection_lost(&mut self, mut batch: SealedBatch) {
         self.outstanding -= 1;
+        self.covered(&mut batch);
         self.keep(batch);
     }
 
@@ -339,7 +537,9 @@ impl Queue {
     pub(crate) fn close(&mut self) -> Vec<SealedBatch> {
         self.closed = true;
         let open = self.open.take().map(OpenBatch::seal);
-        self.again.drain(..).chain(self.sealed.drain(..)).chain(open).collect()
+        self.spilled.clear();
+        let in_memory = self.again.drain(..).chain(self.replay.drain(..)).chain(self.returned.drain(..));
+        in_memory.chain(self.sealed.drain(..)).chain(open).collect()
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ahash::RandomState as FastHash;
 use parking_lot::{Mutex, RwLock};
 use tidegate_sink::{Ack, Feed, MemoryBudget, Offer, Outcome, Record, Rejection};
+use tidegate_spill::OpenError;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -19,7 +20,8 @@ use crate::config::{Config, MAX_TOPICS};
 use crate::connection::Dialer;
 use crate::control::{Control, ControlTask};
 use crate::lane::{Lane, LaneTask};
-use crate::record_batch::{Buffers, SealedBatch, budget_bytes};
+use crate::record_batch::{Buffers, Owed, SealedBatch, budget_bytes};
+use crate::spill::{AckPolicy, Spill, SpillConfig, Spilled};
 use crate::status::{Meter, Status};
 use crate::topic::{Ended, MAX_TOPIC_NAME_BYTES, Topic};
 
@@ -37,6 +39,7 @@ const CLOSING_LOOK: Duration = Duration::from_millis(2);
 pub struct Producer {
     shared: Arc<Shared>,
     control: JoinHandle<()>,
+    spill: Option<JoinHandle<()>>,
 }
 
 /// What the tasks of a producer and those who offer to it share.
@@ -46,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) budget: MemoryBudget,
     pub(crate) meter: Meter,
     pub(crate) control: Control,
+    pub(crate) spill: Option<Spill>,
     topics: RwLock<HashMap<Arc<str>, Arc<Topic>, FastHash>>,
     addresses: RwLock<HashMap<i32, (String, u16)>>,
     lanes: RwLock<Vec<Arc<Lane>>>,
@@ -59,8 +63,28 @@ pub(crate) struct Shared {
 }
 
 impl Producer {
-    /// Starts a producer on `runtime`. Kafka need not be there yet.
-    pub fn start(mut config: Config, runtime: &Handle) -> Self {
+    /// Starts a producer on `runtime`. Kafka need not be there yet. It keeps in memory what Kafka does not take.
+    pub fn start(config: Config, runtime: &Handle) -> Self {
+        Self::begin(config, None, Vec::new(), runtime)
+    }
+
+    /// Starts a producer which keeps on disk what Kafka does not take, and takes up first what an earlier one left there.
+    /// Reading that blocks: well under a second for each GiB.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the log can't be opened.
+    pub fn start_spilling(config: Config, spill: SpillConfig, runtime: &Handle) -> Result<Self, OpenError> {
+        let started = Instant::now().into_std();
+        let (spill, found) = Spill::open(spill, started)?;
+        Ok(Self::begin(config, Some(spill), found, runtime))
+    }
+
+    fn begin(
+        mut config: Config,
+        spill: Option<Spill>,
+        found: Vec<(String, Spilled)>,
+        runtime: &Handle,
+    ) -> Self {
         config.max_request_bytes = config.max_request_bytes.clamp(1, MAX_REQUEST_BYTES);
         let dialer = Arc::new(Dialer {
             connect: Arc::clone(&config.connect),
@@ -73,6 +97,7 @@ impl Producer {
             budget: MemoryBudget::new(config.budget_bytes),
             meter: Meter::default(),
             control: Control::default(),
+            spill,
             topics: RwLock::default(),
             addresses: RwLock::default(),
             lanes: RwLock::default(),
@@ -85,32 +110,57 @@ impl Producer {
             stopped: AtomicBool::new(false),
             config,
         });
-        let control = {
-            // A task's timers belong to the runtime that it is made in.
-            let _entered = runtime.enter();
-            runtime.spawn(ControlTask::new(Arc::clone(&shared)).run())
-        };
-        Self { shared, control }
+        for (name, spilled) in found {
+            let mut topics = shared.topics.write();
+            let topic = Topic::new(&name);
+            let topic = topics.entry(Arc::clone(&topic.name)).or_insert_with(|| Arc::new(topic));
+            topic.recovered(spilled);
+        }
+        if let Some(spill) = &shared.spill {
+            shared.meter.records.taken_over(spill.recovered());
+        }
+        // A task's timers belong to the runtime that it is made in.
+        let _entered = runtime.enter();
+        let control = runtime.spawn(ControlTask::new(Arc::clone(&shared)).run());
+        let spill = shared.spill.is_some().then(|| runtime.spawn(crate::spill::run(Arc::clone(&shared))));
+        Self { shared, control, spill }
+    }
+
+    /// A feed over this producer whose records are acknowledged by `policy`. The producer itself is one for
+    /// [`AckPolicy::Durable`].
+    pub fn feed(&self, policy: AckPolicy) -> impl Feed + use<> {
+        PolicyFeed { shared: Arc::clone(&self.shared), policy }
     }
 
     /// What an operator may know.
     pub fn status(&self) -> Status {
         let shared = &self.shared;
-        shared.meter.snapshot(
+        let mut status = shared.meter.snapshot(
             shared.budget.used(),
             shared.reached.load(Ordering::Relaxed),
             shared.is_closing(),
-        )
+        );
+        status.spill = shared.spill.as_ref().map(|spill| spill.status(&shared.topics()));
+        status
     }
 
-    /// Takes in nothing more, delivers until `deadline` what can be delivered, and settles the rest as lost.
+    /// Takes in nothing more, delivers until `deadline` what can be delivered, and settles the rest as lost. With a spill
+    /// log, what is not delivered in half of the time goes there, and is taken up by the next producer.
     ///
     /// # Cancel safety
     /// A dropped future leaves the producer closed for new records, delivering what it has until it is dropped itself.
     pub async fn close(&self, deadline: Instant) {
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.wake_lanes();
+        let begun = Instant::now();
+        let half = begun + deadline.saturating_duration_since(begun) / 2;
         while self.shared.budget.used() > 0 && Instant::now() < deadline {
+            if let Some(spill) = self.shared.spill.as_ref().filter(|_| Instant::now() >= half) {
+                spill.force();
+                if self.shared.is_all_spilled() {
+                    break;
+                }
+            }
             tokio::time::sleep(CLOSING_LOOK.min(deadline.saturating_duration_since(Instant::now()))).await;
         }
         self.stop();
@@ -126,6 +176,7 @@ impl Producer {
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.stopped.store(true, Ordering::SeqCst);
         self.control.abort();
+        self.spill.iter().for_each(JoinHandle::abort);
         self.shared.wake_lanes();
     }
 }
@@ -139,22 +190,31 @@ impl Drop for Producer {
 
 impl Feed for Producer {
     fn offer(&self, record: &Record<'_>, ack: Option<Ack>) -> Offer {
-        let shared = &*self.shared;
-        let charged = budget_bytes(record);
-        if !shared.budget.try_take(charged) {
-            shared.meter.records.refused();
-            return Offer::Full(ack);
-        }
-        shared.meter.records.offered();
-        // Settled after every lock is released: whoever is told may offer again.
-        if let Err(ended) = shared.offer(record, ack, charged) {
-            shared.end([ended]);
-        }
-        Offer::Taken
+        self.shared.take_in(record, ack, AckPolicy::Durable)
     }
 
     fn flush(&self) {
-        self.shared.lanes.read().iter().for_each(|lane| lane.flush());
+        self.shared.flush();
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.shared.budget.poll_room(cx)
+    }
+}
+
+/// A producer, for records with one policy.
+struct PolicyFeed {
+    shared: Arc<Shared>,
+    policy: AckPolicy,
+}
+
+impl Feed for PolicyFeed {
+    fn offer(&self, record: &Record<'_>, ack: Option<Ack>) -> Offer {
+        self.shared.take_in(record, ack, self.policy)
+    }
+
+    fn flush(&self) {
+        self.shared.flush();
     }
 
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -169,7 +229,29 @@ impl fmt::Debug for Producer {
 }
 
 impl Shared {
-    fn offer(&self, record: &Record<'_>, ack: Option<Ack>, charged: usize) -> Result<(), Ended> {
+    fn take_in(&self, record: &Record<'_>, ack: Option<Ack>, policy: AckPolicy) -> Offer {
+        let charged = budget_bytes(record);
+        if !self.budget.try_take(charged) {
+            self.meter.records.refused();
+            return Offer::Full(ack);
+        }
+        self.meter.records.offered();
+        // Settled after every lock is released: whoever is told may offer again.
+        let owed = ack.map(|ack| Owed { ack, policy });
+        if let Err(ended) = self.offer(record, owed, charged) {
+            self.end([ended]);
+        }
+        Offer::Taken
+    }
+
+    fn flush(&self) {
+        self.lanes.read().iter().for_each(|lane| lane.flush());
+        if let Some(spill) = &self.spill {
+            spill.flush();
+        }
+    }
+
+    fn offer(&self, record: &Record<'_>, ack: Option<Owed>, charged: usize) -> Result<(), Ended> {
         let rejected = |ack, reason| Err(Ended { ack, charged, outcome: Outcome::Rejected(reason) });
         if self.is_closing() {
             return Err(Ended { ack, charged, outcome: Outcome::Lost });
@@ -198,8 +280,8 @@ impl Shared {
     /// Settles records that did not go on.
     pub(crate) fn end(&self, ended: impl IntoIterator<Item = Ended>) {
         for Ended { ack, charged, outcome } in ended {
-            if let Some(ack) = ack {
-                ack.settle(outcome);
+            if let Some(owed) = ack {
+                owed.ack.settle(outcome);
             }
             self.meter.records.settled(outcome, 1);
             self.budget.give_back(charged);
@@ -209,10 +291,14 @@ impl Shared {
     /// Settles all records of `batch`.
     pub(crate) fn settle_batch(&self, batch: SealedBatch, outcome: Outcome) {
         let (records, charged) = (batch.records(), batch.charged());
+        // What is on disk is not lost: the next producer takes it up.
+        let is_held = outcome == Outcome::Lost && batch.is_safe();
         let mut acks = Vec::with_capacity(records);
         drop(batch.finish(&mut acks));
         tidegate_sink::settle_all(acks, outcome);
-        self.meter.records.settled(outcome, records as u64);
+        if !is_held {
+            self.meter.records.settled(outcome, records as u64);
+        }
         self.budget.give_back(charged);
     }
 

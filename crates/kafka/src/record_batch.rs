@@ -1,21 +1,52 @@
 //! Record batches (Kafka's message format 2): records encoded once, straight into the bytes that go to the socket.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tidegate_sink::{Ack, Record};
+
+use crate::spill::AckPolicy;
 
 /// Bytes before the first record.
 pub(crate) const HEADER_BYTES: usize = 61;
 /// The checksum covers everything from here on.
 const CRC_FROM: usize = 21;
 /// What a record costs beside its bytes: lengths, deltas, and its place in the list of acks.
-const RECORD_OVERHEAD_BYTES: usize = 32 + size_of::<Option<Ack>>();
+const RECORD_OVERHEAD_BYTES: usize = 32 + size_of::<Option<Owed>>();
 
 /// Who wrote a batch: Kafka tells repetitions apart by it and the sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProducerIdentity {
     pub(crate) id: i64,
     pub(crate) epoch: i16,
+}
+
+/// Who waits for a record, and what for.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    pub(crate) ack: Ack,
+    pub(crate) policy: AckPolicy,
+}
+
+/// The acks of a batch that stays in memory while the spill log writes a copy of it: whoever is told first, the log or
+/// the lane, settles them.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    pub(crate) acks: Vec<Option<Owed>>,
+    pub(crate) state: LentState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LentState {
+    /// The log has not answered.
+    Writing,
+    /// The copy is safe; the acks are those of the copy now.
+    Safe,
+    /// The log did not take it.
+    Failed,
+    /// The batch took its acks back: the copy is of no use.
+    Taken,
 }
 
 /// What `record` is charged against the memory budget.
@@ -27,13 +58,13 @@ pub(crate) fn budget_bytes(record: &Record<'_>) -> usize {
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     bytes: Vec<u8>,
-    acks: Vec<Option<Ack>>,
+    acks: Vec<Option<Owed>>,
 }
 
 impl Buffers {
     /// Bytes that they hold on to.
     pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity() + self.acks.capacity() * size_of::<Option<Ack>>()
+        self.bytes.capacity() + self.acks.capacity() * size_of::<Option<Owed>>()
     }
 }
 
@@ -41,7 +72,7 @@ impl Buffers {
 #[derive(Debug)]
 pub(crate) struct OpenBatch {
     bytes: Vec<u8>,
-    acks: Vec<Option<Ack>>,
+    acks: Vec<Option<Owed>>,
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
     charged: usize,
@@ -58,7 +89,7 @@ impl OpenBatch {
     }
 
     /// Encodes `record` at the end.
-    pub(crate) fn push(&mut self, record: &Record<'_>, ack: Option<Ack>, charged: usize) {
+    pub(crate) fn push(&mut self, record: &Record<'_>, ack: Option<Owed>, charged: usize) {
         if self.acks.is_empty() {
             self.base_timestamp_ms = record.timestamp_ms;
             self.max_timestamp_ms = record.timestamp_ms;
@@ -77,14 +108,18 @@ impl OpenBatch {
         self.bytes.len()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.acks.is_empty()
+    }
+
     pub(crate) fn opened(&self) -> Instant {
         self.opened
     }
 
     /// Completes the header but for what [`SealedBatch::stamp`] writes.
     pub(crate) fn seal(self) -> SealedBatch {
-        let Self { bytes, acks, base_timestamp_ms, max_timestamp_ms, charged, .. } = self;
-        SealedBatch::new(bytes, acks, base_timestamp_ms, max_timestamp_ms, charged)
+        let Self { bytes, acks, base_timestamp_ms, max_timestamp_ms, charged, opened } = self;
+        SealedBatch::new(bytes, acks, base_timestamp_ms, max_timestamp_ms, charged, opened)
     }
 }
 
@@ -93,8 +128,17 @@ impl OpenBatch {
 #[derive(Debug)]
 pub(crate) struct SealedBatch {
     bytes: Vec<u8>,
-    acks: Vec<Option<Ack>>,
+    /// Empty while they are lent.
+    acks: Vec<Option<Owed>>,
+    lent: Option<Arc<Mutex<Lent>>>,
+    records: usize,
     charged: usize,
+    /// When its first record was taken in.
+    pub(crate) opened: Instant,
+    /// Whether it came from the spill log, where it stays until it is settled.
+    pub(crate) replayed: bool,
+    /// Whether its queue counts it among those in flight that are in no log.
+    pub(crate) exposed: bool,
     /// Place of its first record among all that were sent to this partition: orders batches that come back.
     pub(crate) position: u64,
     /// When it was first written to a socket.
@@ -104,7 +148,14 @@ pub(crate) struct SealedBatch {
 }
 
 impl SealedBatch {
-    fn new(mut bytes: Vec<u8>, acks: Vec<Option<Ack>>, base_ms: i64, max_ms: i64, charged: usize) -> Self {
+    fn new(
+        mut bytes: Vec<u8>,
+        acks: Vec<Option<Owed>>,
+        base_ms: i64,
+        max_ms: i64,
+        charged: usize,
+        opened: Instant,
+    ) -> Self {
         let count = i32::try_from(acks.len()).unwrap_or(i32::MAX);
         let length = i32::try_from(bytes.len() - 12).unwrap_or(i32::MAX);
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -117,7 +168,20 @@ impl SealedBatch {
         put(27, &base_ms.to_be_bytes());
         put(35, &max_ms.to_be_bytes());
         put(57, &count.to_be_bytes());
-        Self { bytes, acks, charged, position: 0, first_sent: None, refused: None }
+        let records = acks.len();
+        Self {
+            bytes,
+            acks,
+            lent: None,
+            records,
+            charged,
+            opened,
+            replayed: false,
+            exposed: false,
+            position: 0,
+            first_sent: None,
+            refused: None,
+        }
     }
 
     /// Writes who sends it with which first sequence, and the checksum over it all.
@@ -139,7 +203,35 @@ impl SealedBatch {
     }
 
     pub(crate) fn records(&self) -> usize {
-        self.acks.len()
+        self.records
+    }
+
+    /// Whether its records are in the spill log, or about to be.
+    pub(crate) fn is_spilled(&self) -> bool {
+        let lent = || self.lent.as_ref().map(|lent| lent.lock().state);
+        self.replayed || matches!(lent(), Some(LentState::Writing | LentState::Safe))
+    }
+
+    /// Whether its records will come back if this process ends now.
+    pub(crate) fn is_safe(&self) -> bool {
+        self.replayed || self.lent.as_ref().is_some_and(|lent| lent.lock().state == LentState::Safe)
+    }
+
+    /// Shares its acks with whoever writes a copy of it.
+    pub(crate) fn lend(&mut self) -> Arc<Mutex<Lent>> {
+        let acks = self.take_acks();
+        let lent = Arc::new(Mutex::new(Lent { acks, state: LentState::Writing }));
+        self.lent = Some(Arc::clone(&lent));
+        lent
+    }
+
+    /// Its acks, wherever they are.
+    pub(crate) fn take_acks(&mut self) -> Vec<Option<Owed>> {
+        let Some(lent) = self.lent.take() else { return std::mem::take(&mut self.acks) };
+        let mut lent = lent.lock();
+        self.replayed |= lent.state == LentState::Safe;
+        lent.state = LentState::Taken;
+        std::mem::take(&mut lent.acks)
     }
 
     /// What it holds of the memory budget.
@@ -149,15 +241,16 @@ impl SealedBatch {
 
     /// Moves its acks to the end of `acks`, and gives its buffers back empty.
     pub(crate) fn finish(mut self, acks: &mut Vec<Ack>) -> Buffers {
-        acks.extend(self.acks.drain(..).flatten());
-        Buffers { bytes: self.bytes, acks: self.acks }
+        let mut own = self.take_acks();
+        acks.extend(own.drain(..).flatten().map(|owed| owed.ack));
+        Buffers { bytes: self.bytes, acks: own }
     }
 
     /// Two batches with the halves of its records; it needs two records at least.
-    pub(crate) fn split(self) -> (Self, Self) {
-        let middle = self.acks.len() / 2;
+    pub(crate) fn split(mut self) -> (Self, Self) {
+        let mut first_acks = self.take_acks();
+        let middle = first_acks.len() / 2;
         let (base_ms, max_ms) = (self.long(27), self.long(35));
-        let mut first_acks = self.acks;
         let second_acks = first_acks.split_off(middle);
         let mut first_bytes = vec![0; HEADER_BYTES];
         let mut second_bytes = vec![0; HEADER_BYTES];
@@ -170,24 +263,57 @@ impl SealedBatch {
         }
         let first_charge = self.charged * (first_bytes.len() - HEADER_BYTES)
             / (first_bytes.len() + second_bytes.len() - 2 * HEADER_BYTES).max(1);
+        let opened = self.opened;
         let first = Self {
             position: self.position,
             first_sent: self.first_sent,
-            ..Self::new(first_bytes, first_acks, base_ms, max_ms, first_charge)
+            replayed: self.replayed,
+            ..Self::new(first_bytes, first_acks, base_ms, max_ms, first_charge, opened)
         };
         let second = Self {
             position: self.position + middle as u64,
             first_sent: self.first_sent,
-            ..Self::new(second_bytes, second_acks, base_ms, max_ms, self.charged - first_charge)
+            replayed: self.replayed,
+            ..Self::new(second_bytes, second_acks, base_ms, max_ms, self.charged - first_charge, opened)
         };
         (first, second)
     }
 
     fn long(&self, at: usize) -> i64 {
-        let mut value = [0; 8];
-        value.copy_from_slice(&self.bytes[at..at + 8]);
-        i64::from_be_bytes(value)
+        long(&self.bytes, at).unwrap_or(0)
     }
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<i64> {
+    Some(i64::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// How many records a batch says that it has.
+pub(crate) fn record_count(batch: &[u8]) -> usize {
+    let count = batch.get(57..).and_then(<[u8]>::first_chunk).copied().map_or(0, i32::from_be_bytes);
+    usize::try_from(count).unwrap_or(0)
+}
+
+/// Decodes the records of a batch that this module wrote, in order. Says how many there were.
+pub(crate) fn for_each_record(batch: &[u8], topic: &str, mut each: impl FnMut(usize, &Record<'_>)) -> usize {
+    let base_ms = long(batch, 27).unwrap_or(0);
+    let mut rest = batch.get(HEADER_BYTES..).unwrap_or_default();
+    let mut count = 0;
+    while count < record_count(batch) && !rest.is_empty() {
+        let mut record = take_record(&mut rest).get(1..).unwrap_or_default();
+        let timestamp_ms = base_ms.wrapping_add(take_varint(&mut record));
+        take_varint(&mut record); // offset delta
+        let (key, value) = (take_blob(&mut record), take_blob(&mut record));
+        let headers: Vec<(&str, Option<&[u8]>)> = (0..take_varint(&mut record))
+            .map_while(|_| {
+                let name = std::str::from_utf8(take_blob(&mut record)?).ok()?;
+                Some((name, take_blob(&mut record)))
+            })
+            .collect();
+        each(count, &Record { key, value, headers: &headers, timestamp_ms, ..Record::new(topic) });
+        count += 1;
+    }
+    count
 }
 
 /// The sequence that follows `records` records from `sequence` on: it wraps to zero, never to a negative number.
@@ -263,6 +389,13 @@ fn take_varint(input: &mut &[u8]) -> i64 {
         }
     }
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
+}
+
+fn take_blob<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(take_varint(input)).ok()?.min(input.len());
+    let (blob, rest) = input.split_at(length);
+    *input = rest;
+    Some(blob)
 }
 
 /// Takes one record, without its length, off a batch that this module wrote.
@@ -362,7 +495,7 @@ mod tests {
         let mut open = OpenBatch::new(Buffers::default(), Instant::now());
         let before = open.bytes();
         open.push(&record, None, budget_bytes(&record));
-        assert!(open.bytes() - before + size_of::<Option<Ack>>() <= budget_bytes(&record));
+        assert!(open.bytes() - before + size_of::<Option<Owed>>() <= budget_bytes(&record));
     }
 
     proptest! {

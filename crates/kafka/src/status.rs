@@ -11,6 +11,7 @@ use tidegate_sink::{Counters, CountersSnapshot};
 use tracing::{info, warn};
 
 use crate::error_class::ErrorClass;
+use crate::spill::SpillStatus;
 
 /// Upper bounds of the produce latency's buckets, in milliseconds; one more bucket takes what is slower.
 pub const LATENCY_BUCKETS_MS: [u64; 12] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000, 30_000];
@@ -57,6 +58,8 @@ pub struct Status {
     pub possible_duplicates: u64,
     /// How often Kafka asked this producer to slow down.
     pub throttled: u64,
+    /// The spill log, where there is one.
+    pub spill: Option<SpillStatus>,
 }
 
 /// Who has a problem.
@@ -162,6 +165,7 @@ impl Meter {
             connection_losses: read(&self.connection_losses),
             possible_duplicates: read(&self.possible_duplicates),
             throttled: read(&self.throttled),
+            spill: None,
         }
     }
 }

@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use tidegate_sink::{Ack, Outcome, OwnedRecord, Record, Rejection};
+use tidegate_sink::{Outcome, OwnedRecord, Record, Rejection};
 
 use crate::partition::{Appended, Partition};
 use crate::producer::Shared;
-use crate::record_batch::SealedBatch;
+use crate::record_batch::{Owed, SealedBatch};
+use crate::spill::Spilled;
 
 /// Kafka's own limit for a topic's name.
 pub(crate) const MAX_TOPIC_NAME_BYTES: usize = 249;
@@ -25,25 +27,42 @@ pub(crate) struct Topic {
 
 #[derive(Debug)]
 enum Routes {
-    /// Nobody has said yet which partitions there are. Records wait here in their order.
-    Unknown(VecDeque<Waiting>),
+    /// Nobody has said yet which partitions there are, or older records are on disk. Records wait here in their order.
+    Unknown(Pending),
     Known(Vec<Arc<Partition>>),
     /// There can't be such a topic.
     Refused(Rejection),
     Closed,
 }
 
+/// Records without a partition, oldest first: those in the spill log, those that it is writing, those in memory.
+#[derive(Debug, Default)]
+struct Pending {
+    backlog: VecDeque<Spilled>,
+    /// Whether entries of the backlog are being read back.
+    reading: bool,
+    /// Groups that the spill log is writing.
+    writing: usize,
+    returned: Vec<Waiting>,
+    waiting: VecDeque<Waiting>,
+    /// The partitions, where they are known already: the backlog goes first.
+    partitions: Vec<Arc<Partition>>,
+    spilling: bool,
+    spill_listed: bool,
+}
+
 #[derive(Debug)]
-struct Waiting {
-    record: OwnedRecord,
-    ack: Option<Ack>,
-    charged: usize,
+pub(crate) struct Waiting {
+    pub(crate) record: OwnedRecord,
+    pub(crate) ack: Option<Owed>,
+    pub(crate) charged: usize,
+    since: Instant,
 }
 
 /// A record that did not go on: who waits for it, what it holds of the budget, and how it ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) ack: Option<Ack>,
+    pub(crate) ack: Option<Owed>,
     pub(crate) charged: usize,
     pub(crate) outcome: Outcome,
 }
@@ -52,17 +71,17 @@ impl Topic {
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            routes: RwLock::new(Routes::Unknown(VecDeque::new())),
+            routes: RwLock::new(Routes::Unknown(Pending::default())),
             sticky: AtomicU32::new(0),
         }
     }
 
     /// Takes a record in: into its partition's batch, or to those that wait for the partitions to be known.
     pub(crate) fn offer(
-        &self,
+        self: &Arc<Self>,
         shared: &Shared,
         record: &Record<'_>,
-        ack: Option<Ack>,
+        ack: Option<Owed>,
         charged: usize,
     ) -> Result<(), Ended> {
         if let Routes::Known(partitions) = &*self.routes.read() {
@@ -70,9 +89,14 @@ impl Topic {
         }
         // Looked at again under the write lock, so that no record overtakes those that wait.
         match &mut *self.routes.write() {
-            Routes::Unknown(waiting) => {
-                waiting.push_back(Waiting { record: OwnedRecord::from(record), ack, charged });
+            Routes::Unknown(pending) => {
+                let since = tokio::time::Instant::now().into_std();
+                pending.waiting.push_back(Waiting { record: OwnedRecord::from(record), ack, charged, since });
                 shared.budget.take(size_of::<Waiting>());
+                if pending.spilling && !pending.spill_listed {
+                    pending.spill_listed = true;
+                    shared.list_topic(self);
+                }
                 Ok(())
             }
             Routes::Known(partitions) => self.route(shared, partitions, record, ack, charged),
@@ -86,7 +110,7 @@ impl Topic {
         shared: &Shared,
         partitions: &[Arc<Partition>],
         record: &Record<'_>,
-        ack: Option<Ack>,
+        ack: Option<Owed>,
         charged: usize,
     ) -> Result<(), Ended> {
         let count = partitions.len() as u32;
@@ -103,6 +127,10 @@ impl Topic {
         let appended = queue
             .append(record, ack, charged, shared.config.batch_bytes, now, || shared.spare_buffers())
             .map_err(|ack| Ended { ack, charged, outcome: Outcome::Lost })?;
+        if queue.spilling && !queue.spill_listed {
+            queue.spill_listed = true;
+            shared.list_partition(partition);
+        }
         if appended == Appended::Joined {
             return Ok(());
         }
@@ -126,22 +154,26 @@ impl Topic {
 
     /// Whether its partitions are known, or there can be none.
     pub(crate) fn is_settled(&self) -> bool {
-        !matches!(&*self.routes.read(), Routes::Unknown(_))
+        match &*self.routes.read() {
+            Routes::Unknown(pending) => !pending.partitions.is_empty(),
+            Routes::Known(_) | Routes::Refused(_) | Routes::Closed => true,
+        }
     }
 
     /// Takes in which node leads which partition: `leaders[n]` that of partition `n`. Records that waited for it go to
     /// their partitions. Returns those that can't.
-    pub(crate) fn set_leaders(&self, shared: &Arc<Shared>, leaders: &[Option<i32>]) -> Vec<Ended> {
+    pub(crate) fn set_leaders(self: &Arc<Self>, shared: &Arc<Shared>, leaders: &[Option<i32>]) -> Vec<Ended> {
         let mut ended = Vec::new();
         let Some(identity) = shared.control.identity() else { return ended };
         let mut routes = self.routes.write();
         if matches!(&*routes, Routes::Refused(_)) {
-            *routes = Routes::Unknown(VecDeque::new());
+            *routes = Routes::Unknown(Pending::default());
         }
         let known = match &*routes {
             Routes::Closed => return ended,
             Routes::Known(partitions) => partitions.len(),
-            Routes::Unknown(_) | Routes::Refused(_) => 0,
+            Routes::Unknown(pending) => pending.partitions.len(),
+            Routes::Refused(_) => 0,
         };
         let new = (known..leaders.len()).map(|index| {
             let name = Arc::clone(&self.name);
@@ -149,18 +181,19 @@ impl Topic {
         });
         match &mut *routes {
             Routes::Known(partitions) => partitions.extend(new),
-            unknown => {
-                let partitions: Vec<_> = new.collect();
-                if let Routes::Unknown(waiting) = std::mem::replace(unknown, Routes::Closed) {
-                    for Waiting { record, ack, charged } in waiting {
-                        let routed = record
-                            .with_borrowed(|record| self.route(shared, &partitions, record, ack, charged));
-                        ended.extend(routed.err());
-                        shared.budget.give_back(size_of::<Waiting>());
-                    }
+            Routes::Unknown(pending) => {
+                pending.partitions.extend(new);
+                for (partition, leader) in pending.partitions.iter().zip(leaders) {
+                    set_leader(shared, partition, *leader);
                 }
-                *unknown = Routes::Known(partitions);
+                if pending.is_drained() {
+                    ended = self.begin_routing(shared, &mut routes);
+                } else if !pending.spill_listed {
+                    pending.spill_listed = true;
+                    shared.list_topic(self);
+                }
             }
+            Routes::Refused(_) | Routes::Closed => {}
         }
         if let Routes::Known(partitions) = &*routes {
             for (partition, leader) in partitions.iter().zip(leaders) {
@@ -170,20 +203,170 @@ impl Topic {
         ended
     }
 
+    /// Sends all that waits in memory to its partitions: nothing older is left.
+    fn begin_routing(&self, shared: &Shared, routes: &mut Routes) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        if let Routes::Unknown(pending) = std::mem::replace(routes, Routes::Closed) {
+            for Waiting { record, ack, charged, .. } in pending.waiting {
+                let routed = record
+                    .with_borrowed(|record| self.route(shared, &pending.partitions, record, ack, charged));
+                ended.extend(routed.err());
+                shared.budget.give_back(size_of::<Waiting>());
+            }
+            *routes = Routes::Known(pending.partitions);
+        }
+        ended
+    }
+
+    /// Adds what an earlier process left in the log, in its order.
+    pub(crate) fn recovered(&self, spilled: Spilled) {
+        if let Routes::Unknown(pending) = &mut *self.routes.write() {
+            pending.backlog.push_back(spilled);
+            pending.spilling = true;
+        }
+    }
+
+    /// The partitions, as far as they are known.
+    pub(crate) fn partitions(&self) -> Vec<Arc<Partition>> {
+        match &*self.routes.read() {
+            Routes::Known(partitions) => partitions.clone(),
+            Routes::Unknown(pending) => pending.partitions.clone(),
+            Routes::Refused(_) | Routes::Closed => Vec::new(),
+        }
+    }
+
+    /// Takes what waits without a partition for the spill log, if it waits too long, or in any case where that is so
+    /// already, or with `force`.
+    pub(crate) fn gather(&self, now: Instant, after: Duration, force: bool) -> Vec<Waiting> {
+        let mut routes = self.routes.write();
+        let Routes::Unknown(pending) = &mut *routes else { return Vec::new() };
+        pending.spill_listed = false;
+        pending.spilling |= force || pending.waiting.front().is_some_and(|first| first.since + after <= now);
+        // The partitions are known and the disk is empty: what is in memory goes on in a moment.
+        let nearly = !force && !pending.partitions.is_empty() && pending.backlog.is_empty();
+        if !pending.spilling || pending.writing > 0 || pending.waiting.is_empty() || nearly {
+            return Vec::new();
+        }
+        // Until the caller says how many: nobody may take the disk for empty meanwhile.
+        pending.writing = 1;
+        pending.waiting.drain(..).collect()
+    }
+
+    /// Says how many groups the spill log was given of what [`Self::gather`] gave.
+    pub(crate) fn begin_writing(&self, groups: usize) {
+        if groups > 0
+            && let Routes::Unknown(pending) = &mut *self.routes.write()
+        {
+            pending.writing = groups;
+        }
+    }
+
+    /// Whether a group was not taken that came before the one that was asked about now.
+    pub(crate) fn has_returned(&self) -> bool {
+        match &*self.routes.read() {
+            Routes::Unknown(pending) => !pending.returned.is_empty(),
+            Routes::Known(_) | Routes::Refused(_) | Routes::Closed => false,
+        }
+    }
+
+    /// Takes in what became of the next group. Gives records back that have no place any more.
+    pub(crate) fn written(&self, written: Result<Spilled, Vec<Waiting>>) -> Vec<Waiting> {
+        let mut routes = self.routes.write();
+        let Routes::Unknown(pending) = &mut *routes else { return written.err().unwrap_or_default() };
+        pending.writing = pending.writing.saturating_sub(1);
+        match written {
+            Ok(spilled) => pending.backlog.push_back(spilled),
+            Err(records) => pending.returned.extend(records),
+        }
+        if pending.writing == 0 {
+            for waiting in pending.returned.drain(..).rev() {
+                pending.waiting.push_front(waiting);
+            }
+        }
+        Vec::new()
+    }
+
+    /// Entries to read back now, if the partitions are known and nobody reads. [`Self::replay`] ends it.
+    pub(crate) fn begin_reading(&self) -> Option<Vec<Spilled>> {
+        const BYTES: usize = 1024 * 1024;
+        let mut routes = self.routes.write();
+        let Routes::Unknown(pending) = &mut *routes else { return None };
+        if pending.reading || pending.partitions.is_empty() {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        while let Some(next) = pending.backlog.pop_front_if(|_| bytes < BYTES) {
+            bytes += next.id.bytes();
+            taken.push(next);
+        }
+        pending.reading = !taken.is_empty() || pending.is_drained();
+        pending.reading.then_some(taken)
+    }
+
+    /// Takes in the records that were read back, each with what it is charged, and lets the topic go on once the log has
+    /// no more of it.
+    pub(crate) fn replay(
+        &self,
+        shared: &Shared,
+        records: Vec<(OwnedRecord, Owed, usize)>,
+        unread: impl DoubleEndedIterator<Item = Spilled>,
+    ) -> Vec<Ended> {
+        let mut routes = self.routes.write();
+        let mut ended = Vec::new();
+        let Routes::Unknown(pending) = &mut *routes else { return ended };
+        pending.reading = false;
+        unread.rev().for_each(|spilled| pending.backlog.push_front(spilled));
+        let count = pending.partitions.len() as u32;
+        for (record, ack, charged) in records {
+            let routed = record.with_borrowed(|record| {
+                // A topic may have been made again with fewer partitions.
+                let partition = record.partition.filter(|&partition| partition < count);
+                let record = Record { partition, ..*record };
+                self.route(shared, &pending.partitions, &record, Some(ack), charged)
+            });
+            ended.extend(routed.err());
+        }
+        if pending.is_drained() {
+            ended.extend(self.begin_routing(shared, &mut routes));
+        }
+        ended
+    }
+
+    /// Whether all that it has without a partition is in the log.
+    pub(crate) fn is_all_spilled(&self) -> bool {
+        match &*self.routes.read() {
+            Routes::Unknown(pending) => pending.waiting.is_empty() && pending.writing == 0,
+            Routes::Known(_) | Routes::Refused(_) | Routes::Closed => true,
+        }
+    }
+
+    /// When the oldest entry without a partition was written, in seconds since the start.
+    pub(crate) fn oldest_spilled(&self) -> Option<u32> {
+        match &*self.routes.read() {
+            Routes::Unknown(pending) => pending.backlog.front().map(|spilled| spilled.at),
+            Routes::Known(_) | Routes::Refused(_) | Routes::Closed => None,
+        }
+    }
+
     /// Ends all that waits for a topic which can't exist.
     pub(crate) fn refuse(&self, shared: &Shared, reason: Rejection) -> Vec<Ended> {
         let mut routes = self.routes.write();
-        let Routes::Unknown(waiting) = &mut *routes else { return Vec::new() };
-        let waiting = std::mem::take(waiting);
+        let Routes::Unknown(pending) = &mut *routes else { return Vec::new() };
+        let pending = std::mem::take(pending);
         *routes = Routes::Refused(reason);
         drop(routes);
-        end(shared, waiting, Outcome::Rejected(reason))
+        end(shared, pending, Outcome::Rejected(reason))
     }
 
     /// Takes in nothing more and gives back everything that waits.
     pub(crate) fn close(&self, shared: &Shared) -> (Vec<SealedBatch>, Vec<Ended>) {
         match std::mem::replace(&mut *self.routes.write(), Routes::Closed) {
-            Routes::Unknown(waiting) => (Vec::new(), end(shared, waiting, Outcome::Lost)),
+            Routes::Unknown(mut pending) => {
+                let batches = std::mem::take(&mut pending.partitions);
+                let batches = batches.iter().flat_map(|partition| partition.queue.lock().close()).collect();
+                (batches, end(shared, pending, Outcome::Lost))
+            }
             Routes::Known(partitions) => {
                 (partitions.iter().flat_map(|partition| partition.queue.lock().close()).collect(), Vec::new())
             }
@@ -192,7 +375,15 @@ impl Topic {
     }
 }
 
-fn end(shared: &Shared, waiting: VecDeque<Waiting>, outcome: Outcome) -> Vec<Ended> {
+impl Pending {
+    /// Whether nothing is on disk and the partitions are known.
+    fn is_drained(&self) -> bool {
+        !self.partitions.is_empty() && self.backlog.is_empty() && !self.reading && self.writing == 0
+    }
+}
+
+fn end(shared: &Shared, pending: Pending, outcome: Outcome) -> Vec<Ended> {
+    let waiting: Vec<_> = pending.returned.into_iter().chain(pending.waiting).collect();
     shared.budget.give_back(waiting.len() * size_of::<Waiting>());
     waiting.into_iter().map(|Waiting { ack, charged, .. }| Ended { ack, charged, outcome }).collect()
 }

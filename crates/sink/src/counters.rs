@@ -35,7 +35,7 @@ pub struct LastError {
 /// [`Counters`] at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CountersSnapshot {
-    /// Records taken.
+    /// Records taken, or taken over from an earlier process.
     pub offered: u64,
     /// Offers given back because the budget was used up.
     pub refused: u64,
@@ -59,6 +59,11 @@ impl Counters {
     /// Counts a record taken.
     pub fn offered(&self) {
         self.offered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts `records` that an earlier process took and left behind: they are held here now.
+    pub fn taken_over(&self, records: u64) {
+        self.offered.fetch_add(records, Ordering::Relaxed);
     }
 
     /// Counts an offer given back.
