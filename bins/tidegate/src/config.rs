@@ -54,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) kafka: BTreeMap<String, KafkaSettings>,
     /// The small log for trying out.
     pub(crate) embedded_log: EmbeddedLogSettings,
+    /// What survives a restart.
+    pub(crate) store: StoreSettings,
     /// What goes where. Without any, `#` goes to the topic `mqtt`.
     pub(crate) rules: Vec<RuleSettings>,
     /// How the process speaks of itself.
@@ -74,6 +76,7 @@ impl Default for Settings {
             auto_subscribe: Vec::new(),
             kafka: BTreeMap::new(),
             embedded_log: EmbeddedLogSettings::default(),
+            store: StoreSettings::default(),
             rules: Vec::new(),
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
@@ -242,6 +245,37 @@ impl Default for EmbeddedLogSettings {
             bind: (Ipv4Addr::LOCALHOST, 9092).into(),
             directory: "tidegate-data/log".into(),
             partitions: NonZeroU16::new(4).expect("4 is not 0"),
+        }
+    }
+}
+
+/// `[store]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StoreSettings {
+    /// Whether sessions, what waits for them, and retained messages survive a restart.
+    pub(crate) enabled: bool,
+    pub(crate) directory: PathBuf,
+    /// What they survive.
+    pub(crate) durability: DurabilitySettings,
+}
+
+/// What is on disk before it is promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DurabilitySettings {
+    /// A sync to the device: it survives the loss of power.
+    Fsync,
+    /// A write: it survives the end of the process, and not the end of the operating system.
+    Os,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            directory: "tidegate-data/sessions".into(),
+            durability: DurabilitySettings::Fsync,
         }
     }
 }

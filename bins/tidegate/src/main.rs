@@ -8,6 +8,7 @@ mod rule;
 mod rules;
 mod run;
 mod sinks;
+mod store;
 mod tail;
 
 use std::process::ExitCode;

@@ -16,7 +16,8 @@ use crate::cli::ConfigArgs;
 use crate::config::{EMBEDDED, EmbeddedLogSettings, Settings};
 use crate::rules::CompiledRules;
 use crate::sinks::SinkCollector;
-use crate::{Failure, http, logging, prepare, print_line, sinks};
+use crate::store::StoreCollector;
+use crate::{Failure, http, logging, prepare, print_line, sinks, store};
 
 /// Runs the broker until SIGTERM or SIGINT.
 pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
@@ -50,6 +51,8 @@ async fn serve(settings: Settings, rules: CompiledRules, max_connections: usize)
         None
     };
 
+    let (store, recovered) = store::open(&settings.store)?;
+
     let registry = Registry::new();
     let metrics = Metrics::register(&registry).map_err(|error| format!("error: metrics: {error}"))?;
     let producers = start_producers(&settings, embedded.as_ref());
@@ -57,9 +60,14 @@ async fn serve(settings: Settings, rules: CompiledRules, max_connections: usize)
         .register(Box::new(SinkCollector::new(&producers)))
         .map_err(|error| format!("error: metrics: {error}"))?;
 
+    registry
+        .register(Box::new(StoreCollector::new(&store)))
+        .map_err(|error| format!("error: metrics: {error}"))?;
+
     announce(&settings, &rules, &listeners, embedded.as_ref());
     let bindings = rules.bind(|name| Arc::clone(&producers[name]) as Arc<dyn Feed>);
-    let broker = Broker::start(sinks::broker_config(&settings, max_connections), bindings, metrics)
+    let config = sinks::broker_config(&settings, max_connections);
+    let broker = Broker::start_with_store(config, bindings, metrics, store, recovered)
         .map_err(|error| format!("error: rules: {error}"))?;
     tokio::spawn(http::serve(http_listener, registry));
     for listener in listeners {
@@ -135,6 +143,9 @@ fn announce(settings: &Settings, rules: &CompiledRules, listeners: &[Tcp], embed
                 print_line(&format!("  kafka  {}  ({name})", kafka.bootstrap.join(",")));
             }
         }
+    }
+    if settings.store.enabled {
+        print_line(&format!("  store  {}", settings.store.directory.display()));
     }
     for (id, sql, destination) in rules.routes() {
         let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -33,6 +33,7 @@ pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Conf
         max_subscriptions: mqtt.max_subscriptions,
         max_client_id_bytes: mqtt.max_client_id_bytes,
         max_topic_levels: mqtt.max_topic_levels,
+        record_changes: settings.store.enabled,
         ..Limits::default()
     };
     let topics = settings.topic_rules();

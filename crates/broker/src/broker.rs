@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tidegate_codec::{Decoder, Publish, ReasonCode};
 use tidegate_rules::DuplicateRuleId;
-use tidegate_session::{DueWill, Limits, Message};
+use tidegate_session::{Change, DueWill, Limits, Message};
+use tidegate_store::{Recovered, Store, Volatile};
 use tidegate_topic::TopicName;
 use tokio::sync::{Notify, watch};
 
@@ -16,7 +17,7 @@ use crate::config::{Config, ListenerOptions};
 use crate::connection;
 use crate::delayed::DelayedMessages;
 use crate::entry::{Entry, Kick};
-use crate::fanout::{Fanout, Outgoing};
+use crate::fanout::{Fanout, Outgoing, Taken};
 use crate::listener::{ACCEPT_PAUSE, Listener, Peer};
 use crate::metrics::Metrics;
 use crate::pipeline::{Origin, Pipeline, RuleBinding, Stalled};
@@ -38,6 +39,8 @@ pub struct Broker {
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
+    /// What survives the process.
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) registry: Registry,
     pub(crate) fanout: Fanout,
     pub(crate) retained: Retained,
@@ -73,9 +76,32 @@ impl Broker {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(config: Config, rules: Vec<RuleBinding>, metrics: Metrics) -> Result<Self, DuplicateRuleId> {
+        Self::start_with_store(config, rules, metrics, Arc::new(Volatile::default()), Recovered::default())
+    }
+
+    /// Does as [`Broker::start`], and keeps in `store` what must survive the process: sessions with an expiry, what
+    /// waits for them, and retained messages. `recovered` is what it held; all of it is there before the first
+    /// connection is served.
+    ///
+    /// Sessions tell their changes only where [`Limits::record_changes`] is set, in [`Config::limits`] and in the
+    /// limits of each listener.
+    ///
+    /// # Errors
+    /// When two rules have one id.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_with_store(
+        config: Config,
+        rules: Vec<RuleBinding>,
+        metrics: Metrics,
+        store: Arc<dyn Store>,
+        recovered: Recovered,
+    ) -> Result<Self, DuplicateRuleId> {
         let pipeline = Pipeline::new(rules, &metrics)?;
         let core = Arc::new(Core {
             metrics,
+            store,
             registry: Registry::new(),
             fanout: Fanout::new(config.shared),
             retained: Retained::new(config.retained.clone()),
@@ -89,6 +115,7 @@ impl Broker {
             last_closed: Notify::new(),
             stopping: watch::Sender::new(false),
         });
+        core.restore(recovered);
         spawn_until_stopped(&core, watch_timers(Arc::clone(&core)));
         spawn_until_stopped(&core, Arc::clone(&core).publish_delayed());
         spawn_until_stopped(&core, Arc::clone(&core).sweep_retained());
@@ -234,17 +261,21 @@ impl Core {
         let mut message = None;
         if publish.retain {
             let kept = message.insert(Arc::new(Message::from_publish(topic.as_str(), publish, now)));
-            if let Err(not_kept) = self.retained.keep(topic, kept) {
-                self.metrics.not_retained.with_label_values(&[not_kept.name()]).inc();
-                if origin.can_be_refused && publish.packet_id.is_some() {
-                    return self.refuse(Refused::RetainedFull);
+            match self.retained.keep(topic, kept, &*self.store) {
+                Ok(commit) => work.commit = work.commit.max(commit),
+                Err(not_kept) => {
+                    self.metrics.not_retained.with_label_values(&[not_kept.name()]).inc();
+                    if origin.can_be_refused && publish.packet_id.is_some() {
+                        return self.refuse(Refused::RetainedFull);
+                    }
                 }
             }
             self.count_retained();
         }
         let ruled = self.pipeline.load().run(origin, publish, wall_clock_ms(), work);
         let outgoing = Outgoing { entry: origin.entry, client_id: origin.client_id, topic, publish };
-        let clients = self.fanout.deliver(&outgoing, &mut message, now, &self.metrics);
+        let Taken { clients, commit } = self.fanout.deliver(&outgoing, &mut message, now, &self.metrics);
+        work.commit = work.commit.max(commit);
         self.metrics.delivered.inc_by(clients as u64);
         let answer = match (ruled.waits, ruled.selected + clients) {
             (true, _) => None,
@@ -260,6 +291,8 @@ impl Core {
         let message = will.into_message(now);
         let origin = Origin::unattended(&entry.client_id).inside(entry.mount.as_ref());
         self.publish(&origin, &message.as_publish(now), now, Resolve::Yes).await;
+        // Only now: a restart before it publishes the will again rather than not at all.
+        entry.record_own(Change::WillDone);
     }
 }
 

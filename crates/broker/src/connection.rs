@@ -16,13 +16,15 @@ use tidegate_codec::{
 };
 use tidegate_session::{Ended, Input, Session, Start, Token, Violation, Welcome};
 use tidegate_sink::{Outcome, Settle};
+use tidegate_store::{Commit, Waiting};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::broker::{Core, now};
 use crate::config::ListenerOptions;
-use crate::entry::{Entry, Kick};
+use crate::entry::{Entry, Kick, open_letter};
 use crate::listener::Peer;
+use crate::output::{Output, Unsent};
 use crate::pipeline::{Origin, Stalled};
 use crate::replay::Replay;
 use crate::subscribing::Client;
@@ -50,6 +52,8 @@ enum Cause {
     Client,
     ConnectionLost,
     KeepAlive,
+    /// The store cannot keep what an answer would promise.
+    StoreFailed,
     Decode(DecodeError),
     Violation(Violation),
     Kicked(Kick),
@@ -63,6 +67,7 @@ impl Cause {
             Self::Client => "client",
             Self::ConnectionLost => "connection_lost",
             Self::KeepAlive => "keep_alive",
+            Self::StoreFailed => "store_failed",
             Self::Decode(_) => "malformed",
             Self::Violation(_) => "protocol_error",
             Self::Kicked(Kick::TakenOver(_)) => "taken_over",
@@ -110,7 +115,7 @@ struct Opened {
     /// Retained messages for what the client is subscribed to from the start.
     replay: Option<Box<Replay>>,
     /// CONNACK and whatever the session had waiting.
-    unsent: Vec<u8>,
+    output: Output,
     /// Bytes that came behind CONNECT.
     backlog: Vec<u8>,
 }
@@ -203,6 +208,7 @@ where
     let mut replay = Replay::default();
     let client = Client { entry: &entry, username: connect.username, is_bridge: connect.bridge };
     core.auto_subscribe(&client, &mut session, &mut replay);
+    let output = Output::new(unsent, entry.record(&mut session));
     tracing::debug!(peer = ?peer.address, client_id, version = ?connect.version, ?state, "connected");
     Ok(Opened {
         entry,
@@ -212,7 +218,7 @@ where
         version: connect.version,
         is_bridge: connect.bridge,
         replay: (!replay.is_done()).then(|| Box::new(replay)),
-        unsent,
+        output,
         backlog: bytes[consumed..].to_vec(),
     })
 }
@@ -279,9 +285,9 @@ struct Connection<S> {
     peer: Peer,
     /// Bytes read and not yet handled: the beginning of a packet, or all that a stall left.
     backlog: Vec<u8>,
-    /// Bytes that the socket did not take, from `sent` on.
-    unsent: Vec<u8>,
-    sent: usize,
+    output: Output,
+    /// For room in the store.
+    waiting: Waiting,
     /// The session was told that the socket is slow.
     was_congested: bool,
     /// Whole packets wait in `backlog` until the window of a 3.x client has room.
@@ -302,7 +308,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     fn new(core: Arc<Core>, stream: S, peer: Peer, opened: Opened) -> Self {
-        let Opened { entry, session, decoder, username, version, is_bridge, replay, unsent, backlog } =
+        let Opened { entry, session, decoder, username, version, is_bridge, replay, output, backlog } =
             opened;
         Self {
             settle: Arc::clone(&entry) as Arc<dyn Settle>,
@@ -318,8 +324,8 @@ where
             // Packets may have come right behind CONNECT.
             paused: !backlog.is_empty(),
             backlog,
-            unsent,
-            sent: 0,
+            output,
+            waiting: Waiting::default(),
             was_congested: false,
             stalled: None,
             replay,
@@ -332,11 +338,12 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
         turn::with(|Turn { read, work }| {
             work.out.clear();
-            let mut ended = self.poll_turns(cx, read, work);
-            if self.poll_write(cx, work).is_err() && ended.is_pending() {
-                ended = Poll::Ready(Cause::ConnectionLost);
+            work.rules.commit = Commit::NONE;
+            let ended = self.poll_turns(cx, read, work);
+            match self.poll_write(cx, work) {
+                Err(cause) if ended.is_pending() => Poll::Ready(cause),
+                _ => ended,
             }
-            ended
         })
     }
 
@@ -345,11 +352,12 @@ where
         for _ in 0..READS_PER_POLL {
             let turn = self.take_inbox(cx, work, now).and_then(|()| self.poll_input(cx, read, work, now));
             work.rules.touched.flush();
-            match turn {
+            let progress = match turn.and_then(|progress| self.poll_write(cx, work).map(|()| progress)) {
                 Err(cause) => return Poll::Ready(cause),
-                Ok(_) if self.poll_write(cx, work).is_err() => return Poll::Ready(Cause::ConnectionLost),
-                Ok(Progress::Some) => {}
-                Ok(Progress::None) => return self.poll_timer(cx, now),
+                Ok(progress) => progress,
+            };
+            if let Progress::None = progress {
+                return self.poll_timer(cx, now);
             }
         }
         cx.waker().wake_by_ref();
@@ -418,10 +426,10 @@ where
     fn take_deliveries(&mut self, cx: &mut Context<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
         let mut result = Ok(());
         let mut deliveries = std::mem::take(&mut work.deliveries);
-        for delivery in deliveries.drain(..) {
-            self.session.deliver(delivery, now, &mut work.out);
+        for letter in deliveries.drain(..) {
+            open_letter(&mut self.session, letter, now, &mut work.out);
             if result.is_ok() && work.out.len() > self.core.config.write_high_water_bytes {
-                result = self.poll_write(cx, work).map_err(|_| Cause::ConnectionLost);
+                result = self.poll_write(cx, work);
             }
         }
         work.deliveries = deliveries;
@@ -455,6 +463,9 @@ where
             return self.handle_backlog(work, now).map(|()| Progress::Some);
         }
         if self.drain_until.is_some() || self.is_congested() || self.session.window_is_full() {
+            return Ok(Progress::None);
+        }
+        if self.core.store.poll_room(&mut self.waiting, cx).is_pending() {
             return Ok(Progress::None);
         }
         if self.paused {
@@ -569,46 +580,20 @@ where
 
     /// Whether the client takes its bytes so slowly that nothing more should be made for it.
     fn is_congested(&self) -> bool {
-        self.unsent.len() - self.sent > self.core.config.write_high_water_bytes
+        self.output.len() > self.core.config.write_high_water_bytes
     }
 
-    /// Writes what the turn made. What the socket does not take is kept for the next time.
-    fn poll_write(&mut self, cx: &mut Context<'_>, work: &mut Work) -> io::Result<()> {
-        if !self.unsent.is_empty() {
-            self.unsent.extend_from_slice(&work.out);
-            work.out.clear();
+    /// Writes what the turn made, as far as the socket and the store let go. The rest is kept for the next time.
+    fn poll_write(&mut self, cx: &mut Context<'_>, work: &mut Work) -> Result<(), Cause> {
+        let changed = self.entry.record(&mut self.session);
+        self.output.wait_for(changed.max(work.rules.commit));
+        let written = self.output.poll_write(&mut self.stream, &*self.core.store, &mut work.out, cx);
+        match written {
+            Ok(0) => {}
+            Ok(written) => self.core.metrics.sent_bytes.inc_by(written as u64),
+            Err(Unsent::Socket) => return Err(Cause::ConnectionLost),
+            Err(Unsent::Store(_)) => return Err(Cause::StoreFailed),
         }
-        let from_own = !self.unsent.is_empty();
-        let bytes = if from_own { &self.unsent[self.sent..] } else { &work.out[..] };
-        let mut written = 0;
-        while written < bytes.len() {
-            match Pin::new(&mut self.stream).poll_write(cx, &bytes[written..]) {
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => written += count,
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => break,
-            }
-        }
-        if written > 0 {
-            self.core.metrics.sent_bytes.inc_by(written as u64);
-            // A stream with a buffer of its own, such as TLS, is pushed out; a socket has nothing to flush.
-            if let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(cx) {
-                return Err(error);
-            }
-        }
-        if from_own {
-            self.sent += written;
-            if self.sent == self.unsent.len() {
-                self.unsent = Vec::new();
-                self.sent = 0;
-            } else if self.sent > self.unsent.len() / 2 {
-                self.unsent.drain(..self.sent);
-                self.sent = 0;
-            }
-        } else if written < work.out.len() {
-            self.unsent.extend_from_slice(&work.out[written..]);
-        }
-        work.out.clear();
         if self.is_congested() && !self.was_congested {
             self.was_congested = true;
             self.session.set_congested(true);
@@ -659,7 +644,7 @@ where
         tracing::debug!(client_id = &*self.entry.client_id, ?cause, "disconnected");
         // Records that no sink has taken are given up: never acknowledged, so their device sends them again.
         self.stalled = None;
-        let mut out = self.unsent.split_off(self.sent);
+        let mut last = Vec::new();
         let ended = match cause {
             Cause::Client => Ended::ByClient,
             Cause::ConnectionLost => Ended::ConnectionLost,
@@ -668,12 +653,19 @@ where
             Cause::Violation(violation) => Ended::Violation(violation),
             Cause::Kicked(Kick::TakenOver(start)) => Ended::TakenOver(start),
             Cause::Kicked(Kick::Shutdown) => Ended::ServerShutdown,
-            Cause::Unacknowledgeable => Ended::ByServer(ReasonCode::ImplementationSpecificError),
+            Cause::Unacknowledgeable | Cause::StoreFailed => {
+                Ended::ByServer(ReasonCode::ImplementationSpecificError)
+            }
         };
-        let farewell = self.session.end(ended, &mut out);
+        let farewell = self.session.end(ended, &mut last);
         core.metrics.count_drops(self.session.take_dropped());
         let will = core.release(&self.entry, self.session, farewell, now);
-        say_goodbye(&mut self.stream, &out).await;
+        core.metrics.sessions_online.dec();
+        let finishing = self.output.finish(&*core.store, &last);
+        // What the disk does not take in time is not sent: the client asks again.
+        if let Ok(Ok(bytes)) = tokio::time::timeout(FAREWELL_TIMEOUT, finishing).await {
+            say_goodbye(&mut self.stream, &bytes).await;
+        }
         drop(self.stream);
         if let Some(will) = will {
             core.publish_will(&self.entry, will).await;

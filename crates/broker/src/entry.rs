@@ -5,14 +5,16 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tidegate_codec::ReasonCode;
-use tidegate_session::{Delivery, DueWill, Message, Session, Start, Token};
+use tidegate_codec::{QoS, ReasonCode};
+use tidegate_session::{Change, Delivery, DeliveryNumber, DueWill, Message, Session, Start, Token};
 use tidegate_sink::{Outcome, Settle, Settled};
+use tidegate_store::{Commit, SessionKey, Store};
 use tokio::sync::Notify;
 
 use crate::mount::Mountpoint;
@@ -28,8 +30,16 @@ pub(crate) struct Entry {
     /// Signalled when the session came to rest or is gone.
     released: Notify,
     mailbox: Mailbox,
+    /// Where the session's changes go.
+    store: Arc<dyn Store>,
+    key: SessionKey,
+    /// Whether the session is in the store, so that it survives a restart.
+    is_kept: AtomicBool,
     slot: Mutex<Slot>,
 }
+
+/// A message for a session, with its number where it stands in the store already.
+pub(crate) type Letter = (Option<DeliveryNumber>, Delivery);
 
 /// What may wait between a publisher's task and a subscriber's.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +72,7 @@ pub(crate) struct Inbox {
     /// Acknowledgements from sinks. Bounded by the session's receive window: each token is settled once.
     pub(crate) settled: SmallVec<[Settled; 2]>,
     /// Messages from publishers, as many as the mailbox holds.
-    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) deliveries: Vec<Letter>,
     /// What they take, each counted whole although receivers share it.
     bytes: usize,
     pub(crate) kick: Option<Kick>,
@@ -81,8 +91,8 @@ pub(crate) enum Kick {
 /// What became of a delivery that was left at an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Posted {
-    /// In the mailbox of the connection, or wherever the session put it.
-    Taken,
+    /// In the mailbox of the connection, or wherever the session put it. It is safe when this is committed.
+    Taken(Commit),
     /// The connection is too far behind.
     MailboxFull,
     /// Nobody is online, and only somebody online was to get it.
@@ -110,14 +120,71 @@ pub(crate) enum Claim {
 
 impl Entry {
     /// An entry that is online from the start, with an empty mailbox.
-    pub(crate) fn online(client_id: &str, mount: Option<Mountpoint>, mailbox: Mailbox) -> Self {
+    pub(crate) fn online(
+        client_id: &str,
+        mount: Option<Mountpoint>,
+        mailbox: Mailbox,
+        store: Arc<dyn Store>,
+    ) -> Self {
+        let key = store.new_session();
+        Self::new(client_id, mount, mailbox, (store, key), Slot::Online(Inbox::default()))
+    }
+
+    /// The entry of a session that the store gave back.
+    pub(crate) fn restored(
+        client_id: &str,
+        mount: Option<Mountpoint>,
+        mailbox: Mailbox,
+        kept: (Arc<dyn Store>, SessionKey),
+    ) -> Self {
+        let entry = Self::new(client_id, mount, mailbox, kept, Slot::Gone);
+        entry.is_kept.store(true, Ordering::Relaxed);
+        entry
+    }
+
+    fn new(
+        client_id: &str,
+        mount: Option<Mountpoint>,
+        mailbox: Mailbox,
+        (store, key): (Arc<dyn Store>, SessionKey),
+        slot: Slot,
+    ) -> Self {
         Self {
             client_id: client_id.into(),
             mount,
             gate: tokio::sync::Mutex::const_new(()),
             released: Notify::const_new(),
             mailbox,
-            slot: Mutex::new(Slot::Online(Inbox::default())),
+            store,
+            key,
+            is_kept: AtomicBool::new(false),
+            slot: Mutex::new(slot),
+        }
+    }
+
+    /// Hands the changes of this entry's session to the store. What was promised because of them is safe when the
+    /// result is committed.
+    pub(crate) fn record(&self, session: &mut Session) -> Commit {
+        if !session.is_kept() {
+            return Commit::NONE;
+        }
+        let mut changes = Vec::new();
+        session.take_changes(&mut changes);
+        if let Some(mount) = &self.mount {
+            for change in &mut changes {
+                if let Change::Began { client_id } = change {
+                    *client_id = mount.stored(client_id);
+                }
+            }
+        }
+        self.is_kept.store(true, Ordering::Relaxed);
+        self.store.append(self.key, &mut changes)
+    }
+
+    /// Tells the store of something that the session does not know of itself.
+    pub(crate) fn record_own(&self, change: Change) {
+        if self.is_kept.load(Ordering::Relaxed) {
+            self.store.append(self.key, &mut vec![change]);
         }
     }
 
@@ -133,7 +200,7 @@ impl Entry {
 
     /// Leaves a message for the session. Never waits for the subscriber.
     pub(crate) fn deliver(&self, delivery: Delivery, reach: Reach, now: Instant) -> Posted {
-        let waker = {
+        let (waker, commit) = {
             let mut slot = self.slot.lock();
             match &mut *slot {
                 Slot::Online(inbox) => {
@@ -144,14 +211,15 @@ impl Entry {
                         return Posted::MailboxFull;
                     }
                     inbox.bytes += size;
-                    inbox.deliveries.push(delivery);
-                    inbox.waker.take()
+                    let (number, commit) = self.post(&delivery);
+                    inbox.deliveries.push((number, delivery));
+                    (inbox.waker.take(), commit)
                 }
                 Slot::Offline(_) if reach == Reach::Online => return Posted::Offline,
                 // Nothing is written for an offline session, so the empty buffer stays empty.
                 Slot::Offline(rest) => {
                     rest.session.deliver(delivery, now, &mut Vec::new());
-                    return Posted::Taken;
+                    return Posted::Taken(self.record(&mut rest.session));
                 }
                 Slot::Gone => return Posted::Gone,
             }
@@ -159,7 +227,19 @@ impl Entry {
         if let Some(waker) = waker {
             waker.wake();
         }
-        Posted::Taken
+        Posted::Taken(commit)
+    }
+
+    /// Puts a delivery that must not be lost into the store before the publisher is answered: the task of the
+    /// subscriber may not have come to it by then.
+    fn post(&self, delivery: &Delivery) -> (Option<DeliveryNumber>, Commit) {
+        let qos = delivery.qos.min(delivery.message.qos());
+        if qos == QoS::AtMostOnce || !self.is_kept.load(Ordering::Relaxed) {
+            return (None, Commit::NONE);
+        }
+        let number = self.store.next_posting();
+        let mut changes = vec![Change::Posted { number, delivery: delivery.clone() }];
+        (Some(number), self.store.append(self.key, &mut changes))
     }
 
     /// Asks the connection that owns the session, if any, to end.
@@ -184,7 +264,7 @@ impl Entry {
         &self,
         waker: &Waker,
         settled: &mut Vec<Settled>,
-        deliveries: &mut Vec<Delivery>,
+        deliveries: &mut Vec<Letter>,
     ) -> Option<Kick> {
         let mut slot = self.slot.lock();
         let Slot::Online(inbox) = &mut *slot else {
@@ -234,10 +314,11 @@ impl Entry {
             for settled in inbox.settled.drain(..) {
                 settle_at_rest(&mut rest.session, settled);
             }
-            for delivery in inbox.deliveries.drain(..) {
-                let _ = rest.session.deliver(delivery, now, &mut Vec::new());
+            for letter in inbox.deliveries.drain(..) {
+                open_letter(&mut rest.session, letter, now, &mut Vec::new());
             }
         }
+        self.record(&mut rest.session);
         *slot = Slot::Offline(rest);
         drop(slot);
         self.released.notify_one();
@@ -288,6 +369,19 @@ impl Entry {
     }
 }
 
+/// Hands a delivery to its session.
+pub(crate) fn open_letter(
+    session: &mut Session,
+    (number, delivery): Letter,
+    now: Instant,
+    out: &mut Vec<u8>,
+) {
+    match number {
+        Some(number) => session.deliver_posted(number, delivery, now, out),
+        None => session.deliver(delivery, now, out),
+    };
+}
+
 fn settle_at_rest(session: &mut Session, settled: Settled) {
     let token = Token::from(settled.token);
     match settled.outcome {
@@ -310,6 +404,7 @@ impl Settle for Entry {
                 for settled in settled {
                     settle_at_rest(&mut rest.session, *settled);
                 }
+                self.record(&mut rest.session);
                 None
             }
             Slot::Gone => None,
@@ -343,7 +438,15 @@ mod tests {
     use tidegate_codec::QoS;
     use tidegate_session::Identifiers;
 
+    use tidegate_store::Volatile;
+
     use super::*;
+
+    const TAKEN: Posted = Posted::Taken(Commit::NONE);
+
+    fn volatile() -> Arc<dyn Store> {
+        Arc::new(Volatile::default())
+    }
 
     fn delivery(payload: usize) -> Delivery {
         Delivery {
@@ -358,15 +461,15 @@ mod tests {
     fn a_mailbox_is_bounded_in_messages_and_in_bytes() {
         let post =
             |entry: &Entry, payload| entry.deliver(delivery(payload), Reach::Online, crate::broker::now());
-        let entry = Entry::online("a", None, Mailbox { messages: 2, bytes: 10_000 });
-        for expected in [Posted::Taken, Posted::Taken, Posted::MailboxFull] {
+        let entry = Entry::online("a", None, Mailbox { messages: 2, bytes: 10_000 }, volatile());
+        for expected in [TAKEN, TAKEN, Posted::MailboxFull] {
             assert_eq!(post(&entry, 0), expected);
         }
-        let entry = Entry::online("a", None, Mailbox { messages: 100, bytes: 10_000 });
-        assert_eq!(post(&entry, 20_000), Posted::Taken, "one alone always fits");
+        let entry = Entry::online("a", None, Mailbox { messages: 100, bytes: 10_000 }, volatile());
+        assert_eq!(post(&entry, 20_000), TAKEN, "one alone always fits");
         assert_eq!(post(&entry, 0), Posted::MailboxFull);
-        let entry = Entry::online("a", None, Mailbox { messages: 100, bytes: 10_000 });
-        for expected in [Posted::Taken, Posted::Taken, Posted::MailboxFull, Posted::MailboxFull] {
+        let entry = Entry::online("a", None, Mailbox { messages: 100, bytes: 10_000 }, volatile());
+        for expected in [TAKEN, TAKEN, Posted::MailboxFull, Posted::MailboxFull] {
             assert_eq!(post(&entry, 4_500), expected);
         }
     }

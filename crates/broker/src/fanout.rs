@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use smallvec::SmallVec;
 use tidegate_codec::{Publish, QoS, ReasonCode, SubscribeOptions};
 use tidegate_session::{Delivery, Message};
+use tidegate_store::Commit;
 use tidegate_topic::{SubscriptionTree, TopicName};
 
 use crate::entry::{Entry, Posted, Reach, Subscriber};
@@ -157,8 +158,7 @@ impl Fanout {
         };
         // Who published it is not known any more. The topic stands in: any choice is as good as another.
         let share = Share { message, client_id: message.topic(), retain: false, is_inside: true };
-        let is_taken = group.is_some_and(|group| group.deliver(&share, now));
-        if is_taken { Ok(()) } else { Err(NoMember) }
+        group.and_then(|group| group.deliver(&share, now)).map(|_| ()).ok_or(NoMember)
     }
 
     /// Hands a message to every subscription that matches, one copy for each client and one for each group, and
@@ -169,8 +169,8 @@ impl Fanout {
         message: &mut Option<Arc<Message>>,
         now: Instant,
         metrics: &Metrics,
-    ) -> usize {
-        let Some(mut targets) = self.targets(outgoing) else { return 0 };
+    ) -> Taken {
+        let Some(mut targets) = self.targets(outgoing) else { return Taken::default() };
         let publish = outgoing.publish;
         let message = message
             .get_or_insert_with(|| Arc::new(Message::from_publish(outgoing.topic.as_str(), publish, now)));
@@ -188,10 +188,9 @@ impl Fanout {
                 retain: publish.retain,
                 is_inside: false,
             };
-            if group.deliver(&share, now) {
-                taken += 1;
-            } else {
-                metrics.dropped.with_label_values(&["no_group_member"]).inc();
+            match group.deliver(&share, now) {
+                Some(commit) => taken.add(commit),
+                None => metrics.dropped.with_label_values(&["no_group_member"]).inc(),
             }
         }
         taken
@@ -221,6 +220,22 @@ impl Fanout {
     }
 }
 
+/// Who took a message.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// Clients, and groups, each for one of its members.
+    pub(crate) clients: usize,
+    /// What must be committed for the message to be safe with them.
+    pub(crate) commit: Commit,
+}
+
+impl Taken {
+    fn add(&mut self, commit: Commit) {
+        self.clients += 1;
+        self.commit = self.commit.max(commit);
+    }
+}
+
 /// No member of the group is left, or none takes more.
 #[derive(Debug)]
 pub(crate) struct NoMember;
@@ -233,11 +248,11 @@ fn deliver_to_clients(
     retain: bool,
     now: Instant,
     metrics: &Metrics,
-) -> usize {
+) -> Taken {
     if clients.len() > 1 {
         clients.sort_unstable_by_key(|(entry, _)| Arc::as_ptr(entry));
     }
-    let mut taken = 0;
+    let mut taken = Taken::default();
     // Without its mountpoint the message is made once, not once for each of its clients.
     let mut inside: Option<(&Arc<Entry>, Arc<Message>)> = None;
     for same_client in clients.chunk_by(|(a, _), (b, _)| Arc::ptr_eq(a, b)) {
@@ -259,7 +274,7 @@ fn deliver_to_clients(
             subscription_identifiers: wanted().filter_map(|wanted| wanted.identifier).collect(),
         };
         match entry.deliver(delivery, Reach::Anywhere, now) {
-            Posted::Taken => taken += 1,
+            Posted::Taken(commit) => taken.add(commit),
             Posted::MailboxFull => metrics.dropped.with_label_values(&["mailbox_full"]).inc(),
             Posted::Offline | Posted::Gone => {}
         }

@@ -63,6 +63,7 @@ mod joint;
 mod listener;
 mod metrics;
 mod mount;
+mod output;
 mod pipeline;
 mod place;
 mod receive;

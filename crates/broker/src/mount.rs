@@ -35,6 +35,19 @@ impl Mountpoint {
         [&*self.0, topic].concat()
     }
 
+    /// A client id of this mountpoint as the store knows it: neither part can contain what stands between them.
+    pub(crate) fn stored(&self, client_id: &str) -> Box<str> {
+        [&*self.0, "\0", client_id].concat().into()
+    }
+
+    /// Takes apart what [`stored`](Self::stored) made, or a plain client id.
+    pub(crate) fn from_stored(stored: &str) -> (Option<Self>, &str) {
+        match stored.split_once('\0') {
+            Some((mount, client_id)) => (Some(Self(mount.into())), client_id),
+            None => (None, stored),
+        }
+    }
+
     /// `topic` as the clients of the listener see it; `None` if it is none of theirs.
     pub(crate) fn inside<'a>(&self, topic: &'a str) -> Option<&'a str> {
         topic.strip_prefix(&*self.0).filter(|topic| !topic.is_empty())

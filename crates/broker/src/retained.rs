@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use tidegate_session::Message;
+use tidegate_store::{Commit, Store};
 use tidegate_topic::{Cursor, Progress, RetainedTree, TopicFilter, TopicName};
 
 use crate::broker::{Core, now};
@@ -78,27 +79,35 @@ impl Retained {
 
     /// Keeps or removes the message of a topic, as a PUBLISH with the retain flag says ([MQTT5-3.3.1-5],
     /// [MQTT5-3.3.1-6]).
-    pub(crate) fn keep(&self, topic: TopicName<'_>, message: &Arc<Message>) -> Result<(), NotKept> {
+    ///
+    /// It is safe when the result is committed. The store hears of it under the lock, so that both know one order.
+    pub(crate) fn keep(
+        &self,
+        topic: TopicName<'_>,
+        message: &Arc<Message>,
+        store: &dyn Store,
+    ) -> Result<Commit, NotKept> {
         if message.payload().len() > self.limits.max_payload_bytes {
             return Err(NotKept::PayloadTooLarge);
         }
-        let replaced = {
+        let (replaced, commit) = {
             let mut kept = self.kept.write();
-            if message.payload().is_empty() {
+            let replaced = if message.payload().is_empty() {
                 let removed = kept.tree.remove(topic);
                 kept.forget(removed.as_ref());
                 removed
             } else {
                 kept.check(topic, message, &self.limits)?;
                 kept.put(topic, message)
-            }
+            };
+            (replaced, store.retain(message))
         };
         // Freed outside of the lock.
         drop(replaced);
-        Ok(())
+        Ok(commit)
     }
 
-    /// Keeps a message of the broker's own, whatever the limits say.
+    /// Keeps a message of the broker's own, or one that the store gave back, whatever the limits say.
     pub(crate) fn keep_own(&self, topic: TopicName<'_>, message: &Arc<Message>) {
         let replaced = self.kept.write().put(topic, message);
         drop(replaced);
@@ -212,14 +221,16 @@ impl Core {
 mod tests {
     use tidegate_codec::QoS;
 
+    use tidegate_store::Volatile;
+
     use super::*;
 
     fn message(topic: &str, payload: &[u8]) -> Arc<Message> {
         Arc::new(Message::new(topic, payload, QoS::AtLeastOnce, true))
     }
 
-    fn keep(retained: &Retained, topic: &str, payload: &[u8]) -> Result<(), NotKept> {
-        retained.keep(TopicName::parse(topic).unwrap(), &message(topic, payload))
+    fn keep(retained: &Retained, topic: &str, payload: &[u8]) -> Result<Commit, NotKept> {
+        retained.keep(TopicName::parse(topic).unwrap(), &message(topic, payload), &Volatile::default())
     }
 
     #[test]
@@ -255,7 +266,9 @@ mod tests {
             let topic = format!("t/{number}");
             let at = (number % 2 == 0).then_some(now);
             let message = Message::new(&topic, b"x", QoS::AtMostOnce, true).with_expiry(at);
-            retained.keep(TopicName::parse(&topic).unwrap(), &Arc::new(message)).unwrap();
+            retained
+                .keep(TopicName::parse(&topic).unwrap(), &Arc::new(message), &Volatile::default())
+                .unwrap();
         }
         let (mut removed, mut steps) = (0, 0);
         loop {

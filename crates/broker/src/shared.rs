@@ -13,6 +13,7 @@ use ahash::RandomState;
 use parking_lot::Mutex;
 use tidegate_codec::QoS;
 use tidegate_session::{Delivery, Identifiers, Message};
+use tidegate_store::Commit;
 
 use crate::entry::{Entry, Posted, Reach};
 use crate::fanout::Wanted;
@@ -130,37 +131,32 @@ impl Group {
         self.members.lock().list.is_empty()
     }
 
-    /// Hands a message to one member. Returns whether there was one that took it.
-    pub(crate) fn deliver(&self, share: &Share<'_>, now: Instant) -> bool {
+    /// Hands a message to one member. Returns when it is safe there, or `None` if nobody took it.
+    pub(crate) fn deliver(&self, share: &Share<'_>, now: Instant) -> Option<Commit> {
         let mut members = self.members.lock();
         let count = members.list.len();
         if count == 0 {
-            return false;
+            return None;
         }
         // All members have one mountpoint, because the filter has.
         let message = if share.is_inside {
             Arc::clone(share.message)
         } else {
-            match members.list[0].entry.as_seen_inside(share.message) {
-                Some(message) => message,
-                None => return false,
-            }
+            members.list[0].entry.as_seen_inside(share.message)?
         };
         let first = self.choose(&mut members, share) % count;
         let mut try_all = |reach: Reach, probes: usize| {
-            (0..probes).map(|offset| (first + offset) % count).find(|&at| {
-                let member = &mut members.list[at];
-                let is_taken = member.post(&message, share.retain, reach, now);
-                if is_taken && self.strategy == SharedStrategy::Sticky {
+            (0..probes).map(|offset| (first + offset) % count).find_map(|at| {
+                let commit = members.list[at].post(&message, share.retain, reach, now)?;
+                if self.strategy == SharedStrategy::Sticky {
                     members.turn = at;
                 }
-                is_taken
+                Some(commit)
             })
         };
         // A member that is online may be too far behind; one that is away queues, as long as its session does.
         try_all(Reach::Online, count.min(MAX_PROBES))
             .or_else(|| try_all(Reach::Anywhere, count.min(MAX_PROBES)))
-            .is_some()
     }
 
     fn choose(&self, members: &mut Members, share: &Share<'_>) -> usize {
@@ -181,7 +177,7 @@ impl Group {
 }
 
 impl Member {
-    fn post(&mut self, message: &Arc<Message>, retain: bool, reach: Reach, now: Instant) -> bool {
+    fn post(&mut self, message: &Arc<Message>, retain: bool, reach: Reach, now: Instant) -> Option<Commit> {
         let options = self.wanted.options;
         let delivery = Delivery {
             message: Arc::clone(message),
@@ -189,13 +185,11 @@ impl Member {
             retain: retain && options.retain_as_published,
             subscription_identifiers: self.wanted.identifier.map_or(Identifiers::None, Identifiers::One),
         };
-        if self.entry.deliver(delivery, reach, now) != Posted::Taken {
-            return false;
-        }
+        let Posted::Taken(commit) = self.entry.deliver(delivery, reach, now) else { return None };
         if message.qos().min(options.qos) > QoS::AtMostOnce {
             self.owe(message);
         }
-        true
+        Some(commit)
     }
 
     fn owe(&mut self, message: &Arc<Message>) {
@@ -213,12 +207,18 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use tidegate_codec::SubscribeOptions;
+    use tidegate_store::Volatile;
 
     use super::*;
     use crate::entry::Mailbox;
 
     fn member(id: &str) -> Arc<Entry> {
-        Arc::new(Entry::online(id, None, Mailbox { messages: 1000, bytes: 1 << 20 }))
+        Arc::new(Entry::online(
+            id,
+            None,
+            Mailbox { messages: 1000, bytes: 1 << 20 },
+            Arc::new(Volatile::default()),
+        ))
     }
 
     fn wanted() -> Wanted {
@@ -229,7 +229,7 @@ mod tests {
     fn deliver(group: &Group, client_id: &str, topic: &str, qos: QoS) {
         let message = Arc::new(Message::new(topic, b"x", qos, false));
         let share = Share { message: &message, client_id, retain: false, is_inside: false };
-        assert!(group.deliver(&share, crate::broker::now()));
+        assert!(group.deliver(&share, crate::broker::now()).is_some());
     }
 
     fn counts(members: &[Arc<Entry>]) -> Vec<usize> {

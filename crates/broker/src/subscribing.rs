@@ -63,6 +63,16 @@ impl Core {
         session.subscribed(request, &results, out);
     }
 
+    /// Puts the subscriptions of a session that the store gave back where publishers find them.
+    pub(crate) fn restore_subscriptions(&self, entry: &Arc<Entry>, session: &Session) {
+        for (filter, subscription) in session.subscriptions() {
+            let Ok(place) = Place::of(filter, entry, &self.config) else { continue };
+            let wanted = Wanted { options: subscription.options, identifier: subscription.identifier };
+            // An exclusive subscription that another has cannot be: both were granted before.
+            let _ = self.fanout.subscribe(&place, entry, wanted, &self.metrics);
+        }
+    }
+
     /// Subscribes a client that has just connected to what every client gets.
     pub(crate) fn auto_subscribe(&self, client: &Client<'_>, session: &mut Session, replay: &mut Replay) {
         let filters = filters_for(&self.config.auto_subscriptions, &client.entry.client_id, client.username);

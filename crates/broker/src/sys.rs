@@ -195,8 +195,8 @@ impl Core {
         self.retained.keep_own(name, &message);
         let publish: Publish<'_> = message.as_publish(now);
         let outgoing = Outgoing { entry: None, client_id: NOBODY, topic: name, publish: &publish };
-        let clients = self.fanout.deliver(&outgoing, &mut Some(Arc::clone(&message)), now, &self.metrics);
-        self.metrics.delivered.inc_by(clients as u64);
+        let taken = self.fanout.deliver(&outgoing, &mut Some(Arc::clone(&message)), now, &self.metrics);
+        self.metrics.delivered.inc_by(taken.clients as u64);
     }
 }
 

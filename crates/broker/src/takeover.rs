@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tidegate_session::{DueWill, Expiry, Farewell, Limits, Session, SessionState, Start};
+use tidegate_session::{
+    Change, DueWill, Expiry, Farewell, Limits, Session, SessionState, Start, StoredSession,
+};
+use tidegate_store::Recovered;
+use tidegate_topic::TopicName;
 
-use crate::broker::Core;
+use crate::broker::{Core, now};
 use crate::entry::{AtRest, Claim, Entry, Mailbox};
 use crate::mount::Mountpoint;
 
@@ -59,6 +63,7 @@ impl Core {
                     let new = self.new_entry(client_id, mount);
                     self.registry.replace(&entry, &new);
                     self.drop_subscriptions(&entry, &rest.session);
+                    entry.record_own(Change::Ended);
                     entry.end();
                     fresh(new, limits, rest.will.map(|(will, _)| will))
                 }
@@ -69,8 +74,40 @@ impl Core {
     }
 
     fn new_entry(&self, client_id: &str, mount: Option<&Mountpoint>) -> Arc<Entry> {
-        let mailbox = Mailbox { messages: self.config.mailbox_messages, bytes: self.config.mailbox_bytes };
-        Arc::new(Entry::online(client_id, mount.cloned(), mailbox))
+        Arc::new(Entry::online(client_id, mount.cloned(), self.mailbox(), Arc::clone(&self.store)))
+    }
+
+    fn mailbox(&self) -> Mailbox {
+        Mailbox { messages: self.config.mailbox_messages, bytes: self.config.mailbox_bytes }
+    }
+
+    /// Puts everything that a store held where it was before the restart.
+    pub(crate) fn restore(self: &Arc<Self>, recovered: Recovered) {
+        for message in &recovered.retained {
+            if let Ok(topic) = TopicName::parse(message.topic()) {
+                self.retained.keep_own(topic, message);
+            }
+        }
+        self.count_retained();
+        let now = now();
+        for (key, stored) in recovered.sessions {
+            let (mount, client_id) = Mountpoint::from_stored(&stored.client_id);
+            let kept = (Arc::clone(&self.store), key);
+            let entry = Arc::new(Entry::restored(client_id, mount, self.mailbox(), kept));
+            let stored = StoredSession { client_id: client_id.into(), ..stored };
+            let (session, farewell) = Session::restore(stored, Arc::clone(&self.config.limits));
+            let (_, is_new) =
+                self.registry.get_or_insert(&entry.client_id, entry.mount.as_ref(), || Arc::clone(&entry));
+            if !is_new {
+                continue;
+            }
+            self.metrics.sessions.inc();
+            self.restore_subscriptions(&entry, &session);
+            if let Some(will) = self.release(&entry, session, farewell, now) {
+                let core = Arc::clone(self);
+                tokio::spawn(async move { core.publish_will(&entry, will).await });
+            }
+        }
     }
 
     /// Counts a client that has come online.
@@ -87,7 +124,6 @@ impl Core {
         farewell: Farewell,
         now: Instant,
     ) -> Option<DueWill> {
-        self.metrics.sessions_online.dec();
         let expires_at = match farewell.session_expiry {
             Expiry::Now => {
                 self.discard(entry, &session);
@@ -114,6 +150,7 @@ impl Core {
     /// Forgets a session: its subscriptions and its place in the registry.
     pub(crate) fn discard(&self, entry: &Arc<Entry>, session: &Session) {
         self.drop_subscriptions(entry, session);
+        entry.record_own(Change::Ended);
         if self.registry.remove(entry) {
             self.metrics.sessions.dec();
         }

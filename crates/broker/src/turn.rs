@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use tidegate_rules::EvalScratch;
-use tidegate_session::Delivery;
 use tidegate_sink::{Feed, Settled};
+use tidegate_store::Commit;
+
+use crate::entry::Letter;
 
 /// Bytes taken from a socket in one read.
 pub(crate) const READ_BUFFER_BYTES: usize = 64 * 1024;
@@ -27,7 +29,7 @@ pub(crate) struct Work {
     /// Packets to the client, in order.
     pub(crate) out: Vec<u8>,
     pub(crate) settled: Vec<Settled>,
-    pub(crate) deliveries: Vec<Delivery>,
+    pub(crate) deliveries: Vec<Letter>,
     pub(crate) rules: RuleWork,
 }
 
@@ -43,6 +45,8 @@ pub(crate) struct RuleWork {
     pub(crate) key: Vec<u8>,
     pub(crate) value: Vec<u8>,
     pub(crate) headers: Vec<Vec<u8>>,
+    /// What must be safe in the store before the messages so far may be acknowledged.
+    pub(crate) commit: Commit,
     ids: MessageIds,
 }
 

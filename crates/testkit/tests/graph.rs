@@ -18,7 +18,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tidegate-kafka", &["tidegate-sink", "tidegate-spill"]),
     (
         "tidegate-broker",
-        &["tidegate-codec", "tidegate-topic", "tidegate-session", "tidegate-rules", "tidegate-sink"],
+        &[
+            "tidegate-codec",
+            "tidegate-topic",
+            "tidegate-session",
+            "tidegate-rules",
+            "tidegate-sink",
+            "tidegate-store",
+        ],
     ),
     ("tidegate-minikafka", &[]),
     (
@@ -31,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tidegate-rules",
             "tidegate-session",
             "tidegate-sink",
+            "tidegate-store",
             "tidegate-topic",
         ],
     ),
