@@ -195,7 +195,7 @@ where
     let client_id = assigned.as_deref().unwrap_or(connect.client_id);
     let start = if connect.clean_start { Start::Clean } else { Start::Resume };
     let mount = listener.mountpoint.as_ref();
-    let Owned { entry, mut session, state, will } =
+    let Owned { entry, mut session, state, will, commit } =
         core.own(client_id, mount, start, core.limits(listener)).await;
     if let Some(will) = will {
         let (core, entry) = (Arc::clone(core), Arc::clone(&entry));
@@ -208,7 +208,7 @@ where
     let mut replay = Replay::default();
     let client = Client { entry: &entry, username: connect.username, is_bridge: connect.bridge };
     core.auto_subscribe(&client, &mut session, &mut replay);
-    let output = Output::new(unsent, entry.record(&mut session));
+    let output = Output::new(unsent, commit.max(entry.record(&mut session)));
     tracing::debug!(peer = ?peer.address, client_id, version = ?connect.version, ?state, "connected");
     Ok(Opened {
         entry,

@@ -64,6 +64,8 @@ pub(crate) struct AtRest {
     pub(crate) will: Option<(DueWill, Instant)>,
     /// When the session ends; `None` is never.
     pub(crate) expires_at: Option<Instant>,
+    /// What must be safe before anything that the session says next.
+    pub(crate) commit: Commit,
 }
 
 /// What others left for a connection task.
@@ -219,7 +221,9 @@ impl Entry {
                 // Nothing is written for an offline session, so the empty buffer stays empty.
                 Slot::Offline(rest) => {
                     rest.session.deliver(delivery, now, &mut Vec::new());
-                    return Posted::Taken(self.record(&mut rest.session));
+                    let commit = self.record(&mut rest.session);
+                    rest.commit = rest.commit.max(commit);
+                    return Posted::Taken(commit);
                 }
                 Slot::Gone => return Posted::Gone,
             }
@@ -318,7 +322,7 @@ impl Entry {
                 open_letter(&mut rest.session, letter, now, &mut Vec::new());
             }
         }
-        self.record(&mut rest.session);
+        rest.commit = rest.commit.max(self.record(&mut rest.session));
         *slot = Slot::Offline(rest);
         drop(slot);
         self.released.notify_one();
@@ -404,7 +408,8 @@ impl Settle for Entry {
                 for settled in settled {
                     settle_at_rest(&mut rest.session, *settled);
                 }
-                self.record(&mut rest.session);
+                let commit = self.record(&mut rest.session);
+                rest.commit = rest.commit.max(commit);
                 None
             }
             Slot::Gone => None,

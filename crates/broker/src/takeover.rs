@@ -7,7 +7,7 @@ use std::time::Instant;
 use tidegate_session::{
     Change, DueWill, Expiry, Farewell, Limits, Session, SessionState, Start, StoredSession,
 };
-use tidegate_store::Recovered;
+use tidegate_store::{Commit, Recovered};
 use tidegate_topic::TopicName;
 
 use crate::broker::{Core, now};
@@ -21,6 +21,8 @@ pub(crate) struct Owned {
     pub(crate) state: SessionState,
     /// The will of a session that a clean start ended: it is due now.
     pub(crate) will: Option<DueWill>,
+    /// What must be safe before anything that the session says.
+    pub(crate) commit: Commit,
 }
 
 impl Core {
@@ -57,6 +59,7 @@ impl Core {
                     session: rest.session,
                     state: SessionState::Resumed,
                     will: None,
+                    commit: rest.commit,
                 },
                 Start::Clean => {
                     // A new entry, so that nothing on its way to the old session reaches the new one.
@@ -140,7 +143,8 @@ impl Core {
         };
         session.shrink();
         let times = [expires_at, due_later.as_ref().map(|(_, at)| *at)];
-        entry.rest(Box::new(AtRest { session, will: due_later, expires_at }), now);
+        let commit = Commit::NONE;
+        entry.rest(Box::new(AtRest { session, will: due_later, expires_at, commit }), now);
         for at in times.into_iter().flatten() {
             self.timers.schedule(at, Arc::downgrade(entry));
         }
@@ -159,5 +163,5 @@ impl Core {
 
 fn fresh(entry: Arc<Entry>, limits: &Arc<Limits>, will: Option<DueWill>) -> Owned {
     let session = Session::new(&entry.client_id, Arc::clone(limits));
-    Owned { entry, session, state: SessionState::New, will }
+    Owned { entry, session, state: SessionState::New, will, commit: Commit::NONE }
 }

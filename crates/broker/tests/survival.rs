@@ -125,9 +125,9 @@ fn what_was_acknowledged_reaches_a_subscriber_that_was_away_and_one_that_had_not
         after.run(async {
             let (mut subscriber, present) = after.client("subscriber").await;
             assert!(present, "the session is there again");
-            for number in 1..=20 {
+            for number in 1..=20_u8 {
                 let received = subscriber.expect_publish().await.unwrap();
-                assert_eq!((received.payload, received.qos), (&[number as u8][..], QoS::AtLeastOnce));
+                assert_eq!((received.payload, received.qos), (&[number][..], QoS::AtLeastOnce));
                 let id = received.packet_id.unwrap();
                 subscriber.puback(id).await.unwrap();
             }
