@@ -7,7 +7,7 @@ use crate::world::{BOTH, Script, World};
 
 /// [MQTT5-4.13.1-1] [MQTT5-4.13.2-1] [MQTT311-4.8.0-1] [MQTT5-2.1.3-1] [MQTT311-2.2.2-1] [MQTT311-2.2.2-2]
 /// [MQTT5-1.5.4-1] [MQTT311-1.5.3-1] [MQTT5-1.5.4-2] [MQTT311-1.5.3-2] [MQTT5-1.5.5-1] [MQTT5-1.5.7-1] [MQTT5-3.15.1-1]
-/// [MQTT5-3.15.2-1] [MQTT5-2.2.2-1] [MQTT5-3.4.2-1] [MQTT5-3.5.2-1] [MQTT5-3.6.2-1] [MQTT5-3.7.2-1] [MQTT5-3.14.2-1]
+/// [MQTT5-3.15.2-1] [MQTT5-3.4.2-1] [MQTT5-3.5.2-1] [MQTT5-3.6.2-1] [MQTT5-3.7.2-1] [MQTT5-3.14.2-1]
 #[tokio::test(start_paused = true)]
 async fn attack_02_18_20_24_a_malformed_packet_ends_its_connection_with_its_reason_and_no_other() {
     use ReasonCode::{MalformedPacket, PacketTooLarge, ProtocolError};
