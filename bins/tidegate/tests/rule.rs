@@ -195,3 +195,19 @@ fn test_exits_2_when_a_file_is_not_understood_and_names_the_place() {
     assert_eq!(rule(&["test", "/no/such/file.jsonl"]).status.code(), Some(2));
     assert_eq!(rule(&["test"]).status.code(), Some(2));
 }
+
+#[test]
+fn check_shows_what_a_rule_probably_does_not_mean() {
+    let config = file(
+        "tidegate.toml",
+        "[[rules]]\nid = \"odd\"\nsql = 'SELECT temperature FROM \"t/#\"'\n[[rules.outputs]]\ntopic = \"out\"\n",
+    );
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_tidegate")).args(["check", "--config", &config]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("warning: messages have no column `temperature`"),
+        "{}",
+        stderr(&output)
+    );
+}

@@ -1,5 +1,7 @@
 //! Whether a value is the expected one, and if not, where not.
 
+use std::fmt::Write as _;
+
 use tidegate_rules::{Map, Value};
 
 /// Differences told of one case; the first ones say enough.
@@ -22,7 +24,8 @@ impl Comparison {
         let left_out = self.differences.len().saturating_sub(MAX_DIFFERENCES);
         let mut text = self.differences.into_iter().take(MAX_DIFFERENCES).collect::<Vec<_>>().join("; ");
         if left_out > 0 {
-            text.push_str(&format!("; and {left_out} more"));
+            // Writing to a String does not fail.
+            let _ = write!(text, "; and {left_out} more");
         }
         if text.is_empty() { Ok(()) } else { Err(text) }
     }
@@ -63,11 +66,12 @@ impl Comparison {
             (Value::Undefined, Value::Undefined) | (Value::Null, Value::Null) => true,
             (Value::Bool(got), Value::Bool(expected)) => got == expected,
             (Value::Int(got), Value::Int(expected)) => got == expected,
-            (Value::BigNumber(got), Value::BigNumber(expected)) => got == expected,
             (Value::Float(got), Value::Float(expected)) => {
                 (got - expected).abs() <= self.tolerance || got.total_cmp(expected).is_eq()
             }
-            (Value::Str(got), Value::Str(expected)) => got == expected,
+            (Value::Str(got), Value::Str(expected)) | (Value::BigNumber(got), Value::BigNumber(expected)) => {
+                got == expected
+            }
             _ => {
                 if let (Some(got), Some(expected)) = (got.members(), expected.members()) {
                     return self.members(place, &got, &expected, false);
@@ -107,7 +111,11 @@ fn hexadecimal(value: &Value<'_>) -> Option<String> {
         Value::Bytes(bytes) => bytes,
         _ => return None,
     };
-    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut digits = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(digits, "{byte:02x}");
+    }
+    Some(digits)
 }
 
 /// A value for people, in one line.

@@ -64,17 +64,16 @@ impl Sample {
                 }
                 ("topic", _) => sample.topic = Some(text()?),
                 ("clientid", _) => sample.client_id = text()?,
-                ("username", Value::Null) => {}
+                // Without a name it is as if it were not written; `selected` is for templates and no column.
+                ("username", Value::Null) | ("selected", _) => {}
                 ("username", _) => sample.username = Some(text()?),
                 ("payload", Value::Str(payload)) => sample.payload = payload.as_bytes().to_vec(),
                 // Written as JSON, it is meant as the text of it.
                 ("payload", payload) => payload.write_json(&mut sample.payload),
-                ("qos", Value::Int(qos @ 0..=2)) => sample.qos = *qos as u8,
+                ("qos", Value::Int(qos @ 0..=2)) => sample.qos = qos.to_le_bytes()[0],
                 ("qos", _) => return Err("`qos` is 0, 1 or 2".to_owned()),
                 ("timestamp", Value::Int(time)) => sample.timestamp_ms = *time,
                 ("timestamp", _) => return Err("`timestamp` is an integer, in milliseconds".to_owned()),
-                // Only templates have these; they are no column of an event.
-                ("selected", _) => {}
                 _ => sample.extra.push((name.clone().into_owned(), value.clone().into_owned())),
             }
         }

@@ -124,7 +124,7 @@ pub(super) fn tokens<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
     if from < text.len() {
         ranges.push((from, text.len()));
     }
-    slices(call, text, ranges.into_iter())
+    slices(call, &text, ranges.into_iter())
 }
 
 /// A text without its prefix; as it is where it begins otherwise.

@@ -132,18 +132,18 @@ pub(super) fn split<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Resu
             }
         }
     };
-    slices(call, text, ranges.into_iter().filter(|(from, to)| keeps_empty || from < to))
+    slices(call, &text, ranges.into_iter().filter(|(from, to)| keeps_empty || from < to))
 }
 
 /// Several parts of a text as an array, borrowed where the text is.
 pub(super) fn slices<'r>(
     call: &mut Call<'_, 'r>,
-    text: Cow<'r, str>,
+    text: &Cow<'r, str>,
     ranges: impl Iterator<Item = (usize, usize)>,
 ) -> Result<'r> {
     let mut parts = Vec::new();
     for (from, to) in ranges {
-        parts.push(match &text {
+        parts.push(match text {
             Cow::Borrowed(text) => Value::from(&text[from..to]),
             Cow::Owned(text) => {
                 call.meter.bytes(to - from)?;
