@@ -2,6 +2,7 @@
 
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use tidegate_codec::ReasonCode;
 use tidegate_session::Dropped;
 use tidegate_sink::Rejection;
 
@@ -16,6 +17,7 @@ pub struct Metrics {
     pub(crate) sessions: IntGauge,
     pub(crate) sessions_online: IntGauge,
     pub(crate) subscriptions: IntGauge,
+    pub(crate) subscriptions_refused: IntCounterVec,
     pub(crate) retained: IntGauge,
     pub(crate) not_retained: IntCounterVec,
     pub(crate) refused: IntCounterVec,
@@ -76,6 +78,12 @@ impl Metrics {
                 registry,
                 "tidegate_sessions_online",
                 "Sessions whose client is connected.",
+            )?,
+            subscriptions_refused: counter_vec(
+                registry,
+                "tidegate_subscriptions_refused_total",
+                "Filters that were refused in SUBACK, by reason.",
+                &["reason"],
             )?,
             subscriptions: gauge(registry, "tidegate_subscriptions", "Subscriptions of all sessions.")?,
             retained: gauge(registry, "tidegate_retained_messages", "Retained messages.")?,
@@ -184,6 +192,16 @@ impl Metrics {
             _ => "invalid",
         };
         self.rejected.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a filter that was refused.
+    pub(crate) fn count_refused_subscription(&self, reason: ReasonCode) {
+        let name = match reason {
+            ReasonCode::NotAuthorized | ReasonCode::UnspecifiedError => "denied",
+            ReasonCode::QuotaExceeded => "quota",
+            _ => "invalid",
+        };
+        self.subscriptions_refused.with_label_values(&[name]).inc();
     }
 
     /// Counts deliveries that a session could not send or keep.

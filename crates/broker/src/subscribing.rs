@@ -1,11 +1,12 @@
 //! SUBSCRIBE and UNSUBSCRIBE: what is granted, and what a session's end does to its subscriptions.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_codec::{
-    PacketId, ReasonCode, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, UserProperties,
+    PacketId, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeFilter, SubscribeOptions, Unsubscribe,
+    UserProperties,
 };
 use tidegate_session::Session;
 
@@ -38,26 +39,15 @@ impl Core {
         let mut room = session.subscriptions_left();
         for asked in &mut request.filters {
             let is_new = session.subscription(asked.filter).is_none();
-            if is_new && room == 0 {
-                results.push(Err(ReasonCode::QuotaExceeded));
-                continue;
+            let granted = if is_new && room == 0 {
+                Err(ReasonCode::QuotaExceeded)
+            } else {
+                self.grant(client, asked, request.subscription_identifier, is_new, replay)
+            };
+            match granted {
+                Ok(_) => room -= usize::from(is_new),
+                Err(reason) => self.metrics.count_refused_subscription(reason),
             }
-            let place = Place::of(asked.filter, client.entry, &self.config);
-            let granted = place.and_then(|place| {
-                place.check(&self.config)?;
-                asked.options.qos = asked.options.qos.min(self.config.limits.max_qos);
-                if client.is_bridge {
-                    asked.options.no_local = !matches!(place.kind, Kind::Shared(_));
-                    asked.options.retain_as_published = true;
-                }
-                let wanted = Wanted { options: asked.options, identifier: request.subscription_identifier };
-                self.fanout.subscribe(&place, client.entry, wanted, &self.metrics)?;
-                if sends_retained(&place, asked.options, is_new) {
-                    replay.push(place.filter(), wanted);
-                }
-                Ok(asked.options.qos)
-            });
-            room -= usize::from(is_new && granted.is_ok());
             results.push(granted);
         }
         session.subscribed(request, &results, out);
@@ -71,6 +61,31 @@ impl Core {
             // An exclusive subscription that another has cannot be: both were granted before.
             let _ = self.fanout.subscribe(&place, entry, wanted, &self.metrics);
         }
+    }
+
+    /// Makes one subscription, unless something speaks against it. Changes what is asked for to what is granted.
+    fn grant(
+        &self,
+        client: &Client<'_>,
+        asked: &mut SubscribeFilter<'_>,
+        identifier: Option<NonZeroU32>,
+        is_new: bool,
+        replay: &mut Replay,
+    ) -> Result<QoS, ReasonCode> {
+        let place = Place::of(asked.filter, client.entry, &self.config)?;
+        place.check(&self.config)?;
+        let options = &mut asked.options;
+        options.qos = options.qos.min(self.config.limits.max_qos);
+        if client.is_bridge {
+            options.no_local = !matches!(place.kind, Kind::Shared(_));
+            options.retain_as_published = true;
+        }
+        let wanted = Wanted { options: *options, identifier };
+        self.fanout.subscribe(&place, client.entry, wanted, &self.metrics)?;
+        if sends_retained(&place, *options, is_new) {
+            replay.push(place.filter(), wanted);
+        }
+        Ok(options.qos)
     }
 
     /// Subscribes a client that has just connected to what every client gets.

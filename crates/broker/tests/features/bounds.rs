@@ -29,6 +29,7 @@ async fn a_filter_with_too_many_wildcards_or_levels_is_refused() {
     let answer = client.subscribe(1, &slashes, QoS::AtMostOnce).await.unwrap();
     assert_eq!(answer, ReasonCode::TopicFilterInvalid);
     client.unsubscribe(2, &slashes).await.unwrap();
+    assert_eq!(served.count("tidegate_subscriptions_refused_total", Some("invalid")), 4);
 }
 
 /// A mailbox, a socket and a queue, all full: the publisher is never held up, memory is bounded, and every message is
