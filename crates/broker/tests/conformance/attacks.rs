@@ -289,6 +289,58 @@ async fn attack_76_a_subscriber_that_does_not_read_slows_nobody_and_gets_what_it
 }
 
 #[tokio::test(start_paused = true)]
+async fn attack_82_a_storm_of_wills_is_published_once_each_while_others_are_served() {
+    const CLIENTS: usize = 500;
+    for version in BOTH {
+        let world = World::new();
+        let mut watcher = world.join(version, "watcher").await;
+        watcher.subscribe(1, "wills/+", QoS::AtMostOnce).await.unwrap();
+        let mut clients = Vec::new();
+        for number in 0..CLIENTS {
+            let (id, topic) = (format!("device {number}"), format!("wills/{number}"));
+            let connect = Connect { will: Some(will(&topic, b"gone")), ..Connect::new(version, &id) };
+            clients.push(world.connect(connect).await.0);
+        }
+        drop(clients);
+        let mut other = world.join(version, "other").await;
+        other.say(QoS::ExactlyOnce, "a", "x").await;
+        world.settled(2).await;
+        let mut topics: Vec<_> = watcher.all().await.into_iter().map(|got| got.topic).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        assert_eq!(topics.len(), CLIENTS, "{version:?}");
+        assert_eq!(watcher.all().await, []);
+    }
+}
+
+/// Each level of the topic is matched by its name and by `+`: without care a message would be looked at 2^9 times for
+/// each of the 2^9 filters.
+#[tokio::test(start_paused = true)]
+async fn attack_96_filters_that_cross_at_every_level_cost_one_copy() {
+    const LEVELS: u32 = 9;
+    let world = World::new();
+    let mut client = world.join(Version::V5, "client").await;
+    let filters: Vec<_> = (0..1_u32 << LEVELS)
+        .map(|bits| {
+            let level = |level| if bits >> level & 1 == 1 { "+" } else { "a" };
+            (0..LEVELS).map(level).collect::<Vec<_>>().join("/")
+        })
+        .collect();
+    for filters in filters.chunks(64) {
+        let asked: Vec<_> =
+            filters.iter().map(|filter| SubscribeFilter::new(filter, QoS::AtLeastOnce)).collect();
+        let codes = client.ask(&asked, None).await;
+        assert!(codes.iter().all(|code| *code == ReasonCode::GrantedQos1), "{codes:?}");
+    }
+    let mut publisher = world.join(Version::V5, "publisher").await;
+    let topic = vec!["a"; LEVELS as usize].join("/");
+    for payload in ["one", "two"] {
+        publisher.say(QoS::AtLeastOnce, &topic, payload).await;
+    }
+    assert_eq!(client.payloads().await, ["one", "two"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn attack_98_a_flood_of_one_publisher_does_not_silence_the_others() {
     let world = World::new();
     let mut flood = Vec::new();

@@ -78,3 +78,27 @@ async fn a_qos_2_delivery_that_began_with_a_member_is_completed_with_that_member
         assert_eq!(second.all().await, []);
     }
 }
+
+/// What a member has not acknowledged when its session ends is for the others; QoS 2 only if it can't have seen it.
+#[tokio::test(start_paused = true)]
+async fn attack_92_what_a_member_that_dies_has_not_acknowledged_goes_to_another() {
+    for version in BOTH {
+        let world = World::new();
+        let mut dying = world.join(version, "dying").await;
+        dying.subscribe(1, "$share/g/a", QoS::AtLeastOnce).await.unwrap();
+        let mut publisher = world.join(version, "publisher").await;
+        for payload in ["one", "two", "three"] {
+            publisher.say(QoS::AtLeastOnce, "a", payload).await;
+        }
+        let one = dying.got().await;
+        dying.finish(&one).await;
+        dying.got().await;
+        dying.got().await;
+        dying.ping().await.unwrap();
+        let mut other = world.join(version, "other").await;
+        other.subscribe(1, "$share/g/a", QoS::AtLeastOnce).await.unwrap();
+        drop(dying);
+        world.settled(2).await;
+        assert_eq!(other.payloads().await, ["two", "three"], "{version:?}");
+    }
+}
