@@ -84,6 +84,17 @@ const SESSION: u64 =
     CONNECTION | set(&[Column::Keepalive, Column::CleanStart, Column::ExpiryInterval, Column::ConnProps]);
 const SENDER: u64 = set(&[Column::FromClientId, Column::FromUsername]);
 
+/// The columns of each kind by its number, which are asked for with every message.
+const COLUMNS: [u64; EventKind::ALL.len() + 1] = {
+    let mut columns = [EventKind::WindowClosed.info().columns; EventKind::ALL.len() + 1];
+    let mut at = 0;
+    while at < EventKind::ALL.len() {
+        columns[EventKind::ALL[at] as usize] = EventKind::ALL[at].info().columns;
+        at += 1;
+    }
+    columns
+};
+
 impl EventKind {
     /// Every kind that a rule can listen to.
     pub const ALL: [Self; 17] = [
@@ -232,7 +243,7 @@ impl EventKind {
     }
 
     pub(crate) const fn has(self, column: Column) -> bool {
-        self.info().columns & (1 << column as u64) != 0
+        COLUMNS[self as usize] & (1 << column as u64) != 0
     }
 
     /// The names of its columns, in the order in which `SELECT *` gives them.
