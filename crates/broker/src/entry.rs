@@ -477,5 +477,10 @@ mod tests {
         for expected in [TAKEN, TAKEN, Posted::MailboxFull, Posted::MailboxFull] {
             assert_eq!(post(&entry, 4_500), expected);
         }
+        // What its owner has taken counts no more.
+        entry.collect(Waker::noop(), &mut Vec::new(), &mut Vec::new());
+        for expected in [TAKEN, TAKEN, Posted::MailboxFull] {
+            assert_eq!(post(&entry, 4_500), expected);
+        }
     }
 }
