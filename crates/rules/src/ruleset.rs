@@ -91,8 +91,8 @@ impl RuleSet {
         }
     }
 
-    /// Calls `visit` with the position of every rule that reads messages of the topic and the rule, in their order, each once
-    /// however many of its filters match. Allocates nothing. A text that is no topic name concerns no rule.
+    /// Calls `visit` with the position of every rule that reads messages of the topic and the rule, in their order,
+    /// each once however many of its filters match. Allocates nothing. A text that is no topic name concerns no rule.
     pub fn for_each_match<'s>(&'s self, topic: &str, mut visit: impl FnMut(usize, &'s Rule)) {
         if self.rules.is_empty() {
             return;

@@ -1,18 +1,20 @@
 //! Running a program over one event.
 
+mod read;
+mod rows;
+
 use std::borrow::Cow;
 
 use crate::diagnostic::Span;
 use crate::error::{EvalError, EvalErrorKind};
-use crate::event::{Column, Event};
+use crate::event::Event;
 use crate::functions::{Call, State};
-use crate::json::{self, JsonError, JsonProblem, Tape};
+use crate::json::{JsonError, JsonProblem, Tape};
 use crate::meter::{EvalLimits, Meter};
 use crate::operators;
-use crate::program::{ExprId, Foreach, Node, Output, Program, ReadStep, Slot, Variable};
+use crate::program::{ExprId, Node, Program};
 use crate::row::Row;
 use crate::value::{Map, Value};
-use crate::write_path;
 
 /// Arguments that are passed without an allocation.
 const INLINE_ARGS: usize = 4;
@@ -186,103 +188,6 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
     pub(crate) fn into_outputs(mut self) -> Result<Vec<Value<'r>>, EvalError> {
         self.make_outputs()?;
         Ok(self.slots)
-    }
-
-    /// Of SELECT, or the lists of FOREACH.
-    fn first_outputs(&mut self) -> Result<(), EvalError> {
-        self.outputs_made = true;
-        let program = self.program;
-        match &program.foreach {
-            None => self.outputs(&program.outputs),
-            Some(foreach) => {
-                let Some((last, before)) = foreach.outputs.split_last() else { return Ok(()) };
-                self.outputs(before)?;
-                let value = self.eval(last.expr)?;
-                self.collection = value.clone();
-                self.write(last, value).map_err(|kind| EvalError { kind, span: last.span })
-            }
-        }
-    }
-
-    fn outputs(&mut self, outputs: &'r [Output]) -> Result<(), EvalError> {
-        self.slots.reserve_exact(self.program.slots.len() - self.slots.len().min(self.program.slots.len()));
-        for output in outputs {
-            let value = self.eval(output.expr)?;
-            self.write(output, value).map_err(|kind| EvalError { kind, span: output.span })?;
-        }
-        Ok(())
-    }
-
-    /// A row of the slots that DO or SELECT made; those of FOREACH stay.
-    fn finished(&mut self) -> Row<'r> {
-        let hidden = self.program.hidden;
-        let slots = if hidden == 0 { std::mem::take(&mut self.slots) } else { self.slots.split_off(hidden) };
-        Row::new(self.event, self.program, slots)
-    }
-
-    fn walk_collection(&mut self, foreach: &'r Foreach) -> Result<Vec<Row<'r>>, EvalError> {
-        let span = foreach.outputs.last().map_or(Span::default(), |last| last.span);
-        let here = |kind| EvalError { kind, span };
-        let collection = match std::mem::take(&mut self.collection) {
-            // A payload, or another text, that is an array's JSON.
-            Value::Str(text) => self.decode_text(text).map_err(here)?.unwrap_or_default(),
-            other => other,
-        };
-        self.meter.walk(&collection).map_err(here)?;
-        let elements = collection.elements().unwrap_or_default();
-        self.meter.elements(elements.len()).map_err(here)?;
-        let program = self.program;
-        let has_do = program.hidden > 0;
-        let mut rows = Vec::new();
-        for element in elements {
-            self.set(foreach.item, element);
-            if let Some(condition) = foreach.condition
-                && !self.condition(condition)?
-            {
-                continue;
-            }
-            self.meter.elements(program.slots.len()).map_err(here)?;
-            if has_do {
-                self.outputs(&program.outputs)?;
-                rows.push(self.finished());
-            } else {
-                self.slots.iter().try_for_each(|value| self.meter.make(value)).map_err(here)?;
-                rows.push(Row::new(self.event, program, self.slots.clone()));
-            }
-        }
-        Ok(rows)
-    }
-
-    /// Slots are numbered in the order in which they are first written, so a new one is the next.
-    fn set(&mut self, slot: Slot, value: Value<'r>) {
-        match self.slots.get_mut(slot) {
-            Some(place) => *place = value,
-            None => self.slots.push(value),
-        }
-    }
-
-    fn write(&mut self, output: &'r Output, value: Value<'r>) -> Result<(), EvalErrorKind> {
-        if output.steps.is_empty() {
-            self.meter.make(&value)?;
-            self.set(output.slot, value);
-            return Ok(());
-        }
-        self.meter.elements(output.steps.len())?;
-        let mut target = match self.slots.get_mut(output.slot).map(std::mem::take) {
-            Some(existing) => existing,
-            // Below `SELECT *` the event's own column is what is changed.
-            None if self.program.star => self.event.column(&self.program.slots[output.slot]),
-            None => Value::Undefined,
-        };
-        if *self.program.slots[output.slot] == *"payload"
-            && let Value::Str(text) = &target
-        {
-            target = self.decode_text(text.clone())?.unwrap_or_default();
-        }
-        write_path::write(&mut target, &output.steps, value, &mut self.meter)?;
-        self.meter.make(&target)?;
-        self.set(output.slot, target);
-        Ok(())
     }
 
     pub(crate) fn condition(&mut self, id: ExprId) -> Result<bool, EvalError> {
@@ -484,133 +389,4 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
             state: &mut scratch.functions,
         }
     }
-
-    fn variable(&mut self, variable: &'r Variable) -> Result<Value<'r>, Failure> {
-        if let Some(local) = variable.local {
-            let value = self.locals.get(local).cloned().unwrap_or_default();
-            return self.walk_as(value, &variable.steps, variable.is_output);
-        }
-        for slot in [variable.slot, variable.outer].into_iter().flatten() {
-            let Some(value) = self.slots.get(slot) else { continue };
-            if let (Value::Str(Cow::Owned(text)), []) = (value, &*variable.steps) {
-                self.meter.bytes(text.len())?;
-            }
-            let value = self.walk_as(value.clone(), &variable.steps, variable.is_output)?;
-            if !value.is_undefined() {
-                return Ok(if variable.is_output { value } else { json::computable(value) });
-            }
-        }
-        let event = self.event;
-        match (variable.column, &*variable.steps) {
-            (Some(Column::Payload), steps @ [_, ..]) if event.raw_payload().is_some() => {
-                self.payload(steps, variable.is_output)
-            }
-            (column, []) => Ok(event.resolve(&variable.name, column)),
-            (column, steps) => {
-                if let Some(column) = column
-                    && event.extra.is_empty()
-                    && let Some(value) = event.member(column, &mut steps.iter().map_while(as_key))
-                    && steps.iter().all(|s| as_key(s).is_some())
-                {
-                    return Ok(value);
-                }
-                self.walk(event.resolve(&variable.name, column), steps)
-            }
-        }
-    }
-
-    /// A path into the payload, over the tape while the steps are plain.
-    fn payload(&mut self, steps: &'r [ReadStep], is_output: bool) -> Result<Value<'r>, Failure> {
-        let text: &'r str = self.on.payload_text().map_err(EvalErrorKind::NotJson)?;
-        self.meter.scan(text.len())?;
-        let tape = &self.on.scratch.payload;
-        let (mut entry, mut rest) = (0, steps);
-        while let [step, further @ ..] = rest {
-            let found = match step {
-                ReadStep::Key(key) => tape.member(entry, key, text),
-                ReadStep::Index(index) => tape.element(entry, *index),
-                ReadStep::Computed(_) | ReadStep::Slice(..) => break,
-            };
-            // A text may hold JSON itself: that is looked into as any other value.
-            let Some(found) = found else {
-                if tape.is_string(entry) {
-                    break;
-                }
-                return self.walk(Value::Undefined, rest);
-            };
-            (entry, rest) = (found, further);
-        }
-        let value = if is_output { tape.written(entry, text) } else { tape.value(entry, text) };
-        self.walk_as(value, rest, is_output)
-    }
-
-    fn walk(&mut self, value: Value<'r>, steps: &'r [ReadStep]) -> Result<Value<'r>, Failure> {
-        self.walk_as(value, steps, false)
-    }
-
-    fn walk_as(
-        &mut self,
-        mut value: Value<'r>,
-        steps: &'r [ReadStep],
-        is_output: bool,
-    ) -> Result<Value<'r>, Failure> {
-        for (at, step) in steps.iter().enumerate() {
-            self.meter.step()?;
-            match value {
-                // A text that holds JSON is looked into; one that does not has no fields.
-                Value::Str(text) => value = self.decode_text(text)?.unwrap_or_default(),
-                Value::Json(json) => self.meter.scan(json.text().len())?,
-                _ => {}
-            }
-            value = match step {
-                ReadStep::Key(key) => match value {
-                    Value::Json(json) if is_output && at + 1 == steps.len() => json.get_written(key),
-                    _ => value.get(key),
-                },
-                ReadStep::Index(index) => value.element(*index),
-                ReadStep::Computed(id) => match self.eval(*id)? {
-                    Value::Int(index) => value.element(index),
-                    Value::Str(key) => value.get(&key),
-                    _ => Value::Undefined,
-                },
-                ReadStep::Slice(first, last) => operators::slice(&value, *first, *last, &mut self.meter)?,
-            };
-        }
-        Ok(value)
-    }
-
-    fn decode_text(&mut self, text: Cow<'r, str>) -> Result<Option<Value<'r>>, EvalErrorKind> {
-        Ok(self.call_context().decode(text)?.ok())
-    }
-}
-
-/// A failure of this expression, whose place is still to be added, or of one inside it.
-enum Failure {
-    Here(EvalErrorKind),
-    Inside(EvalError),
-}
-
-impl Failure {
-    fn at(self, span: Span) -> EvalError {
-        match self {
-            Self::Here(kind) => EvalError { kind, span },
-            Self::Inside(error) => error,
-        }
-    }
-}
-
-impl From<EvalErrorKind> for Failure {
-    fn from(kind: EvalErrorKind) -> Self {
-        Self::Here(kind)
-    }
-}
-
-impl From<EvalError> for Failure {
-    fn from(error: EvalError) -> Self {
-        Self::Inside(error)
-    }
-}
-
-fn as_key(step: &ReadStep) -> Option<&str> {
-    if let ReadStep::Key(key) = step { Some(key) } else { None }
 }
