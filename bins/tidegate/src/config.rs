@@ -214,6 +214,8 @@ pub(crate) struct KafkaSettings {
     pub(crate) create_topics_with_partitions: Option<NonZeroU16>,
     /// Replicas of topics that are created; without it, the cluster's default.
     pub(crate) create_topics_with_replicas: Option<NonZeroU16>,
+    /// Where records are kept, and acknowledged, while Kafka does not take them.
+    pub(crate) spill: SpillSettings,
 }
 
 impl Default for KafkaSettings {
@@ -226,6 +228,35 @@ impl Default for KafkaSettings {
             request_timeout: Period::seconds(30),
             create_topics_with_partitions: None,
             create_topics_with_replicas: None,
+            spill: SpillSettings::default(),
+        }
+    }
+}
+
+/// `[kafka.NAME.spill]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SpillSettings {
+    /// Without it, `durable` means `kafka`.
+    pub(crate) enabled: bool,
+    /// Without it, `tidegate-data/spill/NAME`.
+    pub(crate) directory: Option<PathBuf>,
+    /// Beyond it publishers are held back.
+    pub(crate) quota: Size,
+    /// Records that Kafka has not taken for so long go to disk.
+    pub(crate) after: Period,
+    /// While more than this waits in memory, everything goes to disk.
+    pub(crate) queue: Size,
+}
+
+impl Default for SpillSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            directory: None,
+            quota: Size::mebibytes(10 * 1024),
+            after: Period::seconds(1),
+            queue: Size::mebibytes(64),
         }
     }
 }
@@ -295,8 +326,10 @@ pub(crate) struct RuleSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum AckSettings {
-    /// When they are in Kafka's in-sync replicas.
+    /// When they are in Kafka's in-sync replicas or synced to disk, whichever comes first.
     #[default]
+    Durable,
+    /// When they are in Kafka's in-sync replicas.
     Kafka,
     /// When they are decoded.
     Received,
@@ -427,7 +460,7 @@ impl Settings {
         vec![RuleSettings {
             id: "everything".to_owned(),
             sql: "SELECT * FROM \"#\"".to_owned(),
-            ack: AckSettings::Kafka,
+            ack: AckSettings::default(),
             outputs: vec![OutputSettings {
                 kafka: None,
                 topic: "mqtt".to_owned(),

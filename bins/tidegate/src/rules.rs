@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use tidegate_broker::{AckMode, Output, RuleBinding};
+use tidegate_kafka::AckPolicy;
 use tidegate_rules::{CompileError, Rule, Template};
 use tidegate_sink::Feed;
 
@@ -16,7 +17,7 @@ pub(crate) struct CompiledRules {
 
 struct CompiledRule {
     rule: Rule,
-    ack: AckMode,
+    ack: AckSettings,
     outputs: Vec<CompiledOutput>,
 }
 
@@ -72,16 +73,19 @@ impl CompiledRules {
     }
 
     /// Binds each output to its destination.
-    pub(crate) fn bind(self, feed: impl Fn(&str) -> Arc<dyn Feed>) -> Vec<RuleBinding> {
+    pub(crate) fn bind(self, feed: impl Fn(&str, AckPolicy) -> Arc<dyn Feed>) -> Vec<RuleBinding> {
         self.rules
             .into_iter()
             .map(|CompiledRule { rule, ack, outputs }| RuleBinding {
                 rule,
-                ack,
+                ack: match ack {
+                    AckSettings::Durable | AckSettings::Kafka => AckMode::Delivered,
+                    AckSettings::Received => AckMode::Received,
+                },
                 outputs: outputs
                     .into_iter()
                     .map(|output| Output {
-                        feed: feed(&output.kafka),
+                        feed: feed(&output.kafka, policy_of(ack)),
                         topic: output.topic,
                         key: output.key,
                         value: output.value,
@@ -106,11 +110,15 @@ fn compile_rule(settings: &Settings, rule: &RuleSettings, problems: &mut String)
     let outputs: Vec<_> =
         rule.outputs.iter().map(|output| compile_output(settings, &place, output, problems)).collect();
     let rule_and_outputs = compiled.zip(outputs.into_iter().collect::<Option<Vec<_>>>());
-    let ack = match rule.ack {
-        AckSettings::Kafka => AckMode::Delivered,
-        AckSettings::Received => AckMode::Received,
-    };
-    rule_and_outputs.map(|(rule, outputs)| CompiledRule { rule, ack, outputs })
+    rule_and_outputs.map(|(compiled, outputs)| CompiledRule { rule: compiled, ack: rule.ack, outputs })
+}
+
+/// What a rule's records count as delivered by. Where nobody waits it makes no difference.
+fn policy_of(ack: AckSettings) -> AckPolicy {
+    match ack {
+        AckSettings::Kafka => AckPolicy::Kafka,
+        AckSettings::Durable | AckSettings::Received => AckPolicy::Durable,
+    }
 }
 
 fn compile_output(

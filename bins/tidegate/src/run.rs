@@ -1,11 +1,11 @@
 //! `tidegate run`: puts the parts together, serves until a signal, and brings them down in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use prometheus::Registry;
 use tidegate_broker::{Broker, Metrics, Tcp};
-use tidegate_kafka::Producer;
+use tidegate_kafka::{AckPolicy, Producer};
 use tidegate_minikafka::MiniKafka;
 use tidegate_sink::Feed;
 use tokio::runtime::Runtime;
@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::cli::ConfigArgs;
-use crate::config::{EMBEDDED, EmbeddedLogSettings, Settings};
+use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, Settings};
 use crate::rules::CompiledRules;
 use crate::sinks::SinkCollector;
 use crate::store::StoreCollector;
@@ -55,7 +55,7 @@ async fn serve(settings: Settings, rules: CompiledRules, max_connections: usize)
 
     let registry = Registry::new();
     let metrics = Metrics::register(&registry).map_err(|error| format!("error: metrics: {error}"))?;
-    let producers = start_producers(&settings, embedded.as_ref());
+    let producers = start_producers(&settings, embedded.as_ref())?;
     registry
         .register(Box::new(SinkCollector::new(&producers)))
         .map_err(|error| format!("error: metrics: {error}"))?;
@@ -65,7 +65,8 @@ async fn serve(settings: Settings, rules: CompiledRules, max_connections: usize)
         .map_err(|error| format!("error: metrics: {error}"))?;
 
     announce(&settings, &rules, &listeners, embedded.as_ref());
-    let bindings = rules.bind(|name| Arc::clone(&producers[name]) as Arc<dyn Feed>);
+    let feeds = feeds(&producers);
+    let bindings = rules.bind(|name, policy| Arc::clone(&feeds[&(name, policy)]));
     let config = sinks::broker_config(&settings, max_connections);
     let broker = Broker::start_with_store(config, bindings, metrics, store, recovered)
         .map_err(|error| format!("error: rules: {error}"))?;
@@ -113,15 +114,34 @@ async fn start_embedded_log(settings: &EmbeddedLogSettings) -> Result<MiniKafka,
     })
 }
 
-fn start_producers(settings: &Settings, embedded: Option<&MiniKafka>) -> BTreeMap<String, Arc<Producer>> {
-    let configs = match embedded {
-        Some(log) => vec![(EMBEDDED.to_owned(), sinks::embedded_config(&log.bootstrap()))],
-        None => {
-            settings.kafka.iter().map(|(name, kafka)| (name.clone(), sinks::kafka_config(kafka))).collect()
-        }
-    };
+fn start_producers(
+    settings: &Settings,
+    embedded: Option<&MiniKafka>,
+) -> Result<BTreeMap<String, Arc<Producer>>, String> {
     let handle = tokio::runtime::Handle::current();
-    configs.into_iter().map(|(name, config)| (name, Arc::new(Producer::start(config, &handle)))).collect()
+    if let Some(log) = embedded {
+        // On this machine, as the disk would be: nothing to spill for.
+        let producer = Producer::start(sinks::embedded_config(&log.bootstrap()), &handle);
+        return Ok(BTreeMap::from([(EMBEDDED.to_owned(), Arc::new(producer))]));
+    }
+    let start = |(name, kafka): (&String, &KafkaSettings)| {
+        let producer = match sinks::spill_config(name, &kafka.spill)? {
+            Some(spill) => Producer::start_spilling(sinks::kafka_config(kafka), spill, &handle)
+                .map_err(|error| sinks::spill_error(name, &kafka.spill, &error))?,
+            None => Producer::start(sinks::kafka_config(kafka), &handle),
+        };
+        Ok((name.clone(), Arc::new(producer)))
+    };
+    settings.kafka.iter().map(start).collect()
+}
+
+/// The feeds of each producer: one for each policy.
+fn feeds(producers: &BTreeMap<String, Arc<Producer>>) -> HashMap<(&str, AckPolicy), Arc<dyn Feed>> {
+    let of = |(name, producer): (_, &Arc<Producer>)| {
+        [AckPolicy::Durable, AckPolicy::Kafka]
+            .map(|policy| ((name, policy), Arc::new(producer.feed(policy)) as Arc<dyn Feed>))
+    };
+    producers.iter().map(|(name, producer)| (name.as_str(), producer)).flat_map(of).collect()
 }
 
 /// Says what was started.

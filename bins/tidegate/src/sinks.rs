@@ -1,15 +1,18 @@
 //! From the settings to the parts' own configurations, and from the producers' own counters to Prometheus.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use tidegate_broker::Config;
-use tidegate_kafka::{LATENCY_BUCKETS_MS, Producer, State, Status, TopicLayout};
+use tidegate_kafka::{
+    Directory, LATENCY_BUCKETS_MS, OpenError, Producer, SpillConfig, SpillStatus, State, Status, TopicLayout,
+};
 use tidegate_session::{Limits, QueuePolicy};
 
-use crate::config::{KafkaSettings, QueuePolicySetting, Settings};
+use crate::config::{KafkaSettings, QueuePolicySetting, Settings, SpillSettings};
 
 /// The broker's part of the settings.
 pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Config {
@@ -73,6 +76,34 @@ pub(crate) fn kafka_config(kafka: &KafkaSettings) -> tidegate_kafka::Config {
     }
 }
 
+/// Where a producer keeps what its Kafka does not take, if anywhere; the directory is ours from then on.
+///
+/// # Errors
+/// What is wrong with the directory, for a terminal.
+pub(crate) fn spill_config(name: &str, spill: &SpillSettings) -> Result<Option<SpillConfig>, String> {
+    if !spill.enabled {
+        return Ok(None);
+    }
+    let directory = Directory::take(&spill_directory(name, spill));
+    let directory = directory.map_err(|error| spill_error(name, spill, &error))?;
+    Ok(Some(SpillConfig {
+        quota_bytes: spill.quota.as_u64(),
+        after: spill.after.get(),
+        queue_bytes: spill.queue.as_usize(),
+        ..SpillConfig::new(Arc::new(directory))
+    }))
+}
+
+/// Says which spill log can't be used, and why.
+pub(crate) fn spill_error(name: &str, spill: &SpillSettings, error: &OpenError) -> String {
+    let directory = spill_directory(name, spill);
+    format!("error: kafka.{name}.spill.directory: cannot use {}: {error}", directory.display())
+}
+
+fn spill_directory(name: &str, spill: &SpillSettings) -> PathBuf {
+    spill.directory.clone().unwrap_or_else(|| PathBuf::from("tidegate-data/spill").join(name))
+}
+
 /// The producer into the embedded log, which creates topics as they come.
 pub(crate) fn embedded_config(bootstrap: &str) -> tidegate_kafka::Config {
     tidegate_kafka::Config {
@@ -97,7 +128,7 @@ struct Single {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
-const SINGLES: [Single; 13] = [
+const SINGLES: [Single; 22] = [
     Single {
         name: "tidegate_sink_up",
         help: "1 when everything that the sink is given flows.",
@@ -176,7 +207,66 @@ const SINGLES: [Single; 13] = [
         kind: MetricType::COUNTER,
         value: |status| status.throttled as f64,
     },
+    Single {
+        name: "tidegate_sink_spill_records",
+        help: "Records on disk that the destination has not taken.",
+        kind: MetricType::GAUGE,
+        value: |status| of_spill(status, |spill| spill.records),
+    },
+    Single {
+        name: "tidegate_sink_spill_disk_bytes",
+        help: "Bytes on disk of the spill log.",
+        kind: MetricType::GAUGE,
+        value: |status| of_spill(status, |spill| spill.disk_bytes),
+    },
+    Single {
+        name: "tidegate_sink_spill_oldest_seconds",
+        help: "How long the oldest record on disk has waited.",
+        kind: MetricType::GAUGE,
+        value: |status| of_spill(status, |spill| spill.oldest.map_or(0, |oldest| oldest.as_secs())),
+    },
+    Single {
+        name: "tidegate_sink_spill_failing",
+        help: "1 while the disk does not take records, because it is full or broken.",
+        kind: MetricType::GAUGE,
+        value: |status| of_spill(status, |spill| spill.problem.is_some().into()),
+    },
+    Single {
+        name: "tidegate_sink_spilled_records_total",
+        help: "Records that were written to disk.",
+        kind: MetricType::COUNTER,
+        value: |status| of_spill(status, |spill| spill.spilled),
+    },
+    Single {
+        name: "tidegate_sink_spilled_bytes_total",
+        help: "Bytes that were written to disk.",
+        kind: MetricType::COUNTER,
+        value: |status| of_spill(status, |spill| spill.spilled_bytes),
+    },
+    Single {
+        name: "tidegate_sink_replayed_records_total",
+        help: "Records from disk that the destination has taken, or refused for good.",
+        kind: MetricType::COUNTER,
+        value: |status| of_spill(status, |spill| spill.replayed),
+    },
+    Single {
+        name: "tidegate_sink_recovered_records_total",
+        help: "Records that an earlier process left on disk; they count as offered here too.",
+        kind: MetricType::COUNTER,
+        value: |status| of_spill(status, |spill| spill.recovered),
+    },
+    Single {
+        name: "tidegate_sink_spill_damaged_entries_total",
+        help: "Entries on disk whose bytes have changed: acknowledged records that are gone.",
+        kind: MetricType::COUNTER,
+        value: |status| of_spill(status, |spill| spill.damaged_entries),
+    },
 ];
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
+fn of_spill(status: &Status, value: impl Fn(&SpillStatus) -> u64) -> f64 {
+    status.spill.as_ref().map_or(0.0, |spill| value(spill) as f64)
+}
 
 const RETRIES: (&str, &str) =
     ("tidegate_sink_retries_total", "Batches that were sent again, by the class of the error.");

@@ -131,15 +131,41 @@ fn an_unknown_key_and_a_missing_file_end_with_exit_code_2() {
 }
 
 #[test]
-fn ack_durable_is_refused_until_it_can_be_kept() {
+fn durable_is_the_default_and_an_unknown_ack_is_answered_with_those_that_there_are() {
     let folder = folder("durable");
-    let path = config(
-        &folder,
-        "[[rules]]\nid = \"r\"\nsql = 'SELECT * FROM \"a\"'\nack = \"durable\"\noutputs = [{ topic = \"x\" }]\n",
-    );
+    let rule = |ack: &str| {
+        format!("[[rules]]\nid = \"r\"\nsql = 'SELECT * FROM \"a\"'\n{ack}outputs = [{{ topic = \"x\" }}]\n")
+    };
+    for ack in ["", "ack = \"durable\"\n", "ack = \"kafka\"\n", "ack = \"received\"\n"] {
+        let path = config(&folder, &rule(ack));
+        let output = tidegate(&["check", "--config", &path]);
+        assert_eq!(output.status.code(), Some(0), "{ack}: {}", stderr(&output));
+    }
+    let path = config(&folder, &rule("ack = \"sometimes\"\n"));
     let output = tidegate(&["check", "--config", &path]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("kafka, received"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("durable, kafka, received"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_spill_log_that_another_process_uses_is_named() {
+    let folder = folder("spill-in-use");
+    let spill = folder.join("spill");
+    std::fs::create_dir_all(&spill).unwrap();
+    let lock = std::fs::File::create(spill.join("lock")).unwrap();
+    lock.try_lock().unwrap();
+    let [mqtt, http] = [free_address().unwrap(), free_address().unwrap()].map(|address| address.to_string());
+    let path = config(
+        &folder,
+        &format!(
+            "[listeners.tcp]\nbind = \"{mqtt}\"\n[http]\nbind = \"{http}\"\n\
+             [kafka.main]\nbootstrap = [\"127.0.0.1:1\"]\nspill = {{ directory = {spill:?} }}\n"
+        ),
+    );
+    let output = Command::new(binary()).current_dir(&folder).args(["--config", &path]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("kafka.main.spill.directory") && said.contains("another process"), "{said}");
 }
 
 #[test]

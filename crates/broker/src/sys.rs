@@ -223,11 +223,11 @@ mod tests {
         for _ in 0..20 {
             let before = counted;
             counted.publish_received += 600;
-            loads.update(&before, &counted, Duration::from_secs(60));
+            loads.update(&before, &counted, Duration::from_mins(1));
         }
         let [one, five, fifteen] = loads.averages[2];
         assert!((one - 600.0).abs() < 1.0 && one > five && five > fifteen && fifteen > 300.0, "{loads:?}");
-        loads.update(&counted, &counted, Duration::from_secs(60));
+        loads.update(&counted, &counted, Duration::from_mins(1));
         assert!(loads.averages[2][0] < 300.0);
         loads.update(&counted, &counted, Duration::ZERO);
         assert!(loads.averages[2][0].is_finite());

@@ -27,7 +27,7 @@ const KEPT_ACK_BYTES: usize = 64;
 const ENTRY_VERSION: u8 = 1;
 
 /// When a record counts as delivered, for whoever offered it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum AckPolicy {
     /// It is in Kafka's in-sync replicas or synced in the spill log, whichever comes first. Without a spill log, as
     /// [`AckPolicy::Kafka`].

@@ -1,5 +1,7 @@
 //! What is acknowledged while Kafka is away is in Kafka when it is back: once, in order, over restarts and failing disks.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 mod support;
 
 use std::sync::Arc;

@@ -87,9 +87,9 @@ async fn what_was_acknowledged_is_delivered_however_often_the_broker_is_killed()
     }
     stop.store(true, Ordering::Release);
     for publisher in publishers {
-        timeout(Duration::from_secs(60), publisher).await.expect("publishers come to an end").unwrap();
+        timeout(Duration::from_mins(1), publisher).await.expect("publishers come to an end").unwrap();
     }
-    timeout(Duration::from_secs(120), subscriber).await.expect("the subscriber hears all").unwrap();
+    timeout(Duration::from_mins(2), subscriber).await.expect("the subscriber hears all").unwrap();
     verify(&ledger, kills);
 }
 

@@ -45,6 +45,7 @@ impl RetainedSettings {
 }
 
 /// `[delayed]`
+#[expect(clippy::struct_field_names, reason = "the keys read as those of the other sections do")]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DelayedSettings {

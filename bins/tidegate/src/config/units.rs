@@ -60,6 +60,11 @@ impl Size {
         self.0
     }
 
+    /// As an amount of disk.
+    pub(crate) const fn as_u64(self) -> u64 {
+        self.0
+    }
+
     /// As an amount of memory; more than can be addressed is all of it.
     pub(crate) fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)

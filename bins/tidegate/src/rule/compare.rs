@@ -133,8 +133,6 @@ pub(super) fn shown(value: &Value<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
-
     use super::*;
 
     fn difference(got: &str, expected: &str) -> Option<String> {

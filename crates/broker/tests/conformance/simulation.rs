@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use crate::world::{BOTH, Client, Got, KEPT, Script, World};
 
-const WORLDS: u64 = 8;
+const WORLDS: u64 = 16;
 const PUBLISHERS: usize = 2;
 const SUBSCRIBERS: usize = 2;
 /// Messages of each publisher on each of its topics.
