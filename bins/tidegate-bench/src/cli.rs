@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use tidegate_codec::{QoS, Version};
 
-use crate::load::{Pace, Payload, PayloadFormat, Plan, Publishing, TopicTemplate, Traffic};
+use crate::load::{Audience, Pace, Payload, PayloadFormat, Plan, Publishing, Storm, TopicTemplate, Traffic};
 use crate::units;
 
 /// Connections from one source address to one port. Far below the 28,000 ephemeral ports of Linux: binding searches for
@@ -27,7 +27,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// The least that a server can do (accept, acknowledge, discard): the limit that a broker stands beside.
+    /// The least that a server can do (accept, acknowledge, discard or route): the limit that a broker stands beside.
     Null(NullArgs),
     /// Many devices, each publishing on its own topic at an interval.
     Fleet(FleetArgs),
@@ -35,6 +35,12 @@ pub(crate) enum Command {
     Flood(FloodArgs),
     /// Many devices that connect and stay silent: what does a connection cost?
     Idle(IdleArgs),
+    /// A few publishers, many subscribers, on topics that they share: what does a delivery cost?
+    Fanout(FanoutArgs),
+    /// Pairs of a publisher and a subscriber, each on its own topic.
+    Pairs(PairsArgs),
+    /// Many devices that lose their connections all at once: when are they back?
+    Storm(StormArgs),
 }
 
 #[derive(Debug, Args)]
@@ -45,6 +51,9 @@ pub(crate) struct NullArgs {
     /// Threads, each with its own sockets.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: u16,
+    /// Deliver messages to who subscribed (exact topics and #, QoS 0 and 1) instead of discarding them; on one thread.
+    #[arg(long, conflicts_with = "threads")]
+    pub(crate) router: bool,
     /// Stop after this time instead of at Ctrl-C.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub(crate) duration: Option<Duration>,
@@ -96,6 +105,73 @@ pub(crate) struct IdleArgs {
     pub(crate) clients: u32,
     /// How long they stay.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    pub(crate) duration: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FanoutArgs {
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
+    /// Devices that publish.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) publishers: u32,
+    /// Devices that subscribe.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) subscribers: u32,
+    /// Topics; publishers and subscribers each take them in turn.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) topics: u32,
+    #[command(flatten)]
+    pub(crate) messages: MessageArgs,
+    #[command(flatten)]
+    pub(crate) pace: DeliveryArgs,
+    /// The topic; {id} stands for its number.
+    #[arg(long, default_value = "fanout/{id}", value_parser = TopicTemplate::parse)]
+    pub(crate) topic: TopicTemplate,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PairsArgs {
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
+    /// Pairs: a publisher, a subscriber and a topic each.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pairs: u32,
+    #[command(flatten)]
+    pub(crate) messages: MessageArgs,
+    #[command(flatten)]
+    pub(crate) pace: DeliveryArgs,
+    /// The topic; {id} stands for its number.
+    #[arg(long, default_value = "pairs/{id}", value_parser = TopicTemplate::parse)]
+    pub(crate) topic: TopicTemplate,
+}
+
+/// How fast deliveries are to come.
+#[derive(Debug, Args)]
+pub(crate) struct DeliveryArgs {
+    /// Deliveries a second, over all subscribers [default: as fast as the window allows].
+    #[arg(long, value_name = "RATE", value_parser = units::rate)]
+    pub(crate) rate: Option<f64>,
+    /// Unacknowledged messages of a publisher at once, and, without --rate, deliveries on their way to each subscriber.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) window: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StormArgs {
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
+    /// Devices.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) clients: u32,
+    /// Connections begun a second in the storm [default: all at once].
+    #[arg(long, value_name = "RATE", value_parser = units::rate)]
+    pub(crate) rate: Option<f64>,
+    /// A device that is not let in tries again after this time to twice this time.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = units::interval)]
+    pub(crate) retry: Duration,
+    /// How long the devices may take to come back.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::duration)]
     pub(crate) duration: Duration,
 }
 
@@ -177,7 +253,39 @@ impl MessageArgs {
         let payload = Payload::new(self.payload_format, self.payload).map_err(|error| error.to_string())?;
         let qos = QoS::from_u8(self.qos).expect("clap checks the range");
         let topic = topic.clone();
-        Ok(Traffic::Publish(Publishing { topic, qos, payload, count: self.count, window, pace }))
+        Ok(Traffic::Publish(Publishing {
+            topic,
+            qos,
+            payload,
+            count: self.count,
+            window,
+            pace,
+            audience: None,
+        }))
+    }
+
+    /// As [`publishing`](Self::publishing), with subscribers.
+    fn publishing_to(
+        &self,
+        audience: Audience,
+        topic: &TopicTemplate,
+        args: &DeliveryArgs,
+    ) -> Result<Traffic, String> {
+        if self.qos == 2 {
+            return Err("--qos 2 is not for deliveries: subscribers are counted at QoS 0 and 1".to_owned());
+        }
+        if self.payload_format == PayloadFormat::None {
+            return Err("--payload-format none does not say when a message was sent: no latency".to_owned());
+        }
+        if audience.topics > 1 && !topic.has_number() {
+            return Err("--topic needs {id} where there is more than one topic".to_owned());
+        }
+        let pace = args.rate.map_or(Pace::Window, |rate| Pace::Every(audience.interval(rate)));
+        let mut traffic = self.publishing(topic, args.window, pace)?;
+        if let Traffic::Publish(publishing) = &mut traffic {
+            publishing.audience = Some(audience);
+        }
+        Ok(traffic)
     }
 }
 
@@ -198,6 +306,38 @@ impl FloodArgs {
 impl IdleArgs {
     pub(crate) fn plan(&self) -> Result<Plan, String> {
         self.devices.plan(self.clients, Traffic::Silent, Some(self.duration), Duration::ZERO)
+    }
+}
+
+impl FanoutArgs {
+    pub(crate) fn plan(&self) -> Result<Plan, String> {
+        let Self { publishers, subscribers, topics, .. } = *self;
+        if topics > publishers.min(subscribers) {
+            return Err(format!(
+                "{topics} topics need as many --publishers and --subscribers at least, or some would be silent"
+            ));
+        }
+        let clients = publishers.checked_add(subscribers).ok_or("too many devices")?;
+        let audience = Audience { publishers, subscribers, topics };
+        let traffic = self.messages.publishing_to(audience, &self.topic, &self.pace)?;
+        self.devices.plan(clients, traffic, self.messages.duration(), self.messages.drain)
+    }
+}
+
+impl PairsArgs {
+    pub(crate) fn plan(&self) -> Result<Plan, String> {
+        let pairs = self.pairs;
+        let audience = Audience { publishers: pairs, subscribers: pairs, topics: pairs };
+        let clients = pairs.checked_mul(2).ok_or("too many pairs")?;
+        let traffic = self.messages.publishing_to(audience, &self.topic, &self.pace)?;
+        self.devices.plan(clients, traffic, self.messages.duration(), self.messages.drain)
+    }
+}
+
+impl StormArgs {
+    pub(crate) fn plan(&self) -> Result<Plan, String> {
+        let storm = Storm { rate: self.rate, retry: self.retry };
+        self.devices.plan(self.clients, Traffic::Storm(storm), Some(self.duration), Duration::ZERO)
     }
 }
 
@@ -273,6 +413,9 @@ mod tests {
             Command::Fleet(args) => args.plan(),
             Command::Flood(args) => args.plan(),
             Command::Idle(args) => args.plan(),
+            Command::Fanout(args) => args.plan(),
+            Command::Pairs(args) => args.plan(),
+            Command::Storm(args) => args.plan(),
             Command::Null(_) => Err("not a load".to_owned()),
         }
     }
@@ -301,6 +444,18 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_of_deliveries_is_shared_among_the_publishers() {
+        let every = |line: &str| match plan(line).unwrap().traffic {
+            Traffic::Publish(Publishing { pace: Pace::Every(interval), .. }) => interval,
+            _ => panic!("{line} publishes at an interval"),
+        };
+        // 1000 deliveries are 20 messages to 50 subscribers; each of the 4 publishers sends 5 of them.
+        let line = "fanout --publishers 4 --subscribers 100 --topics 2 --rate 1000";
+        assert_eq!(every(line), Duration::from_millis(200));
+        assert_eq!(every("pairs --pairs 10 --rate 20"), Duration::from_millis(500));
+    }
+
+    #[test]
     fn a_count_without_a_duration_ends_with_the_count() {
         assert_eq!(plan("flood --count 10").unwrap().duration, None);
         assert_eq!(plan("flood").unwrap().duration, Some(MessageArgs::DURATION));
@@ -320,6 +475,11 @@ mod tests {
             ("fleet --source ::1", "IPv6"),
             ("fleet --first-id 4294967295", "device numbers"),
             ("flood --window 0", "--window"),
+            ("fanout --qos 2", "QoS 0 and 1"),
+            ("fanout --topics 2", "--publishers"),
+            ("pairs --topic one", "{id}"),
+            ("pairs --payload-format none", "latency"),
+            ("storm --retry 0s", "--retry"),
             ("idle --password x", "--username"),
         ] {
             let error = plan(line).expect_err(line);

@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use self::baton::{Baton, Phase, Window};
 pub(crate) use self::payload::{Payload, PayloadFormat};
-pub(crate) use self::plan::{Pace, Plan, Publishing, TopicTemplate, Traffic};
+pub(crate) use self::plan::{Audience, Pace, Plan, Publishing, Storm, TopicTemplate, Traffic};
 pub(crate) use self::tally::{Counters, Tally};
 use self::worker::Worker;
 use crate::latency::Latencies;
@@ -66,7 +66,10 @@ pub(crate) struct Second {
     pub(crate) connected: u64,
     pub(crate) sent: u64,
     pub(crate) acked: u64,
+    pub(crate) delivered: u64,
+    pub(crate) back: u64,
     pub(crate) troubles: u64,
+    /// Of what the run is about: deliveries, reconnections, or else acknowledgements.
     pub(crate) p50_us: u64,
     pub(crate) p99_us: u64,
     pub(crate) max_us: u64,
@@ -121,11 +124,14 @@ pub(crate) fn run(
     conductor.until(Some(SETTLE), |_| false);
     usages.connected = measure(pids);
 
+    let (publishers, cut) = (u64::from(plan.publishers()), conductor.counters().online());
     conductor.enter(Phase::Publish)?;
     let published_from = conductor.start.elapsed();
-    let silent = matches!(plan.traffic, Traffic::Silent);
-    conductor
-        .until(plan.duration, |counters| counters.online() == 0 || (!silent && counters.finished >= clients));
+    conductor.until(plan.duration, |counters| match plan.traffic {
+        Traffic::Silent => counters.online() == 0,
+        Traffic::Publish(_) => counters.online() == 0 || counters.finished >= publishers,
+        Traffic::Storm(_) => counters.back >= cut,
+    });
     let publishing = conductor.start.elapsed().saturating_sub(published_from);
 
     conductor.enter(Phase::Drain)?;
@@ -193,9 +199,10 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
     }
 
     fn is_drained(&self) -> bool {
-        self.threads.iter().all(|thread| {
+        let nobody_waits = self.threads.iter().all(|thread| {
             thread.window.lock().expect("no thread panics while it holds the window").is_drained()
-        })
+        });
+        nobody_waits && self.counters().undelivered() == 0
     }
 
     /// Waits a little, and returns whether it is done, or can't go on.
@@ -222,11 +229,13 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
         let mut latencies = Latencies::new();
         for thread in &self.threads {
             let mut window = thread.window.lock().expect("no thread panics while it holds the window");
-            latencies.merge(&window.acknowledged);
-            window.acknowledged.clear();
+            latencies.merge(&window.latencies);
+            window.latencies.clear();
         }
         let before = std::mem::replace(&mut self.before, now);
-        let troubles = |counters: &Counters| counters.failed + counters.lost + counters.rejected;
+        let troubles = |counters: &Counters| {
+            counters.failed + counters.lost + counters.rejected + counters.corrupt + counters.retried
+        };
         let latencies = latencies.summary();
         let second = Second {
             at,
@@ -235,6 +244,8 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
             connected: now.connected - before.connected,
             sent: now.sent - before.sent,
             acked: now.acked - before.acked,
+            delivered: now.delivered - before.delivered,
+            back: now.back - before.back,
             troubles: troubles(&now) - troubles(&before),
             p50_us: latencies.p50_us,
             p99_us: latencies.p99_us,

@@ -23,7 +23,7 @@ use clap::Parser as _;
 
 use crate::cli::{Cli, Command, DeviceArgs, NullArgs};
 use crate::load::{LoadError, Plan, Second};
-use crate::null::{NullServer, Seen};
+use crate::null::{Mode, NullServer, Seen};
 use crate::report::Report;
 
 /// The run took place, and something in it failed; or it could not take place.
@@ -38,6 +38,9 @@ fn main() -> ExitCode {
         Command::Fleet(args) => load("fleet", &args.devices, args.plan(), &stop),
         Command::Flood(args) => load("flood", &args.devices, args.plan(), &stop),
         Command::Idle(args) => load("idle", &args.devices, args.plan(), &stop),
+        Command::Fanout(args) => load("fanout", &args.devices, args.plan(), &stop),
+        Command::Pairs(args) => load("pairs", &args.devices, args.plan(), &stop),
+        Command::Storm(args) => load("storm", &args.devices, args.plan(), &stop),
     });
     match result {
         Ok(code) => code,
@@ -111,9 +114,22 @@ fn load(
 }
 
 fn second_line(second: &Second) -> String {
-    let Second { at, online, in_flight, connected, sent, acked, troubles, p50_us, p99_us, max_us } = second;
+    let Second {
+        at,
+        online,
+        in_flight,
+        connected,
+        sent,
+        acked,
+        delivered,
+        troubles,
+        p50_us,
+        p99_us,
+        max_us,
+        ..
+    } = second;
     format!(
-        "{at:>5} s  online {online} (+{connected})  sent {sent}/s  acked {acked}/s  in flight {in_flight}  \
+        "{at:>5} s  online {online} (+{connected})  sent {sent}/s  acked {acked}/s  delivered {delivered}/s  in flight {in_flight}  \
          p50 {p50_us} us  p99 {p99_us} us  max {max_us} us  troubles {troubles}"
     )
 }
@@ -126,7 +142,8 @@ fn null(args: &NullArgs, stop: &AtomicBool) -> Result<ExitCode, Failure> {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let refused =
         |address: SocketAddr| move |error| Failure::Run(format!("cannot listen on {address}: {error}"));
-    let server = NullServer::start(args.bind, usize::from(args.threads)).map_err(refused(args.bind))?;
+    let mode = if args.router { Mode::Route } else { Mode::Discard };
+    let server = NullServer::start(args.bind, usize::from(args.threads), mode).map_err(refused(args.bind))?;
     print_err(&format!("listening on {}, process {}", server.address(), std::process::id()));
     let deadline = args.duration.map(|duration| Instant::now() + duration);
     let show = std::io::stderr().is_terminal();

@@ -3,6 +3,7 @@
 //!
 //! Each thread has its own listener on the same port and its own sockets; nothing is shared but the counters.
 
+mod router;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::router::Router;
 pub(crate) use self::scan::Received;
 use self::scan::{Next, Scanner};
 
@@ -30,6 +32,15 @@ const EVENTS: usize = 1024;
 const BACKLOG: i32 = 4096;
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
+
+/// What a null server does with messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// They are acknowledged and discarded.
+    Discard,
+    /// They are delivered to who subscribed.
+    Route,
+}
 
 /// A null server that runs.
 #[derive(Debug)]
@@ -64,7 +75,10 @@ pub(crate) struct Seen {
 
 impl NullServer {
     /// Listens and starts the threads. Port 0 takes a free one.
-    pub(crate) fn start(bind: SocketAddr, threads: usize) -> io::Result<Self> {
+    ///
+    /// What routes does so on its first thread alone: threads would have to share who hears what.
+    pub(crate) fn start(bind: SocketAddr, threads: usize, mode: Mode) -> io::Result<Self> {
+        let threads = if mode == Mode::Route { 1 } else { threads };
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(Counters::default());
         let share = threads > 1;
@@ -76,10 +90,20 @@ impl NullServer {
         }
         let mut running = Vec::with_capacity(threads);
         for listener in listeners {
-            let mut acceptor = Acceptor::new(listener, Arc::clone(&stop), Arc::clone(&counters))?;
-            let waker = Waker::new(acceptor.poll.registry(), WAKER)?;
-            let thread = std::thread::Builder::new().name("null".to_owned()).spawn(move || acceptor.run())?;
-            running.push((thread, waker));
+            let (stop, counters) = (Arc::clone(&stop), Arc::clone(&counters));
+            let builder = std::thread::Builder::new().name("null".to_owned());
+            running.push(match mode {
+                Mode::Discard => {
+                    let mut acceptor = Acceptor::new(listener, stop, counters)?;
+                    let waker = Waker::new(acceptor.poll.registry(), WAKER)?;
+                    (builder.spawn(move || acceptor.run())?, waker)
+                }
+                Mode::Route => {
+                    let mut router = Router::new(listener, stop, counters)?;
+                    let waker = Waker::new(router.poll.registry(), WAKER)?;
+                    (builder.spawn(move || router.run())?, waker)
+                }
+            });
         }
         Ok(Self { address, stop, threads: running, counters })
     }
@@ -124,6 +148,34 @@ fn listen(address: SocketAddr, share: bool) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(TcpListener::from_std(socket.into()))
+}
+
+/// Accepts all that wait, and counts them.
+fn accept(
+    listener: &TcpListener,
+    counters: &Counters,
+    mut take: impl FnMut(TcpStream) -> io::Result<()>,
+) -> io::Result<()> {
+    loop {
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            // The client is gone again, or a signal came.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {
+                continue;
+            }
+            Err(_) => {
+                counters.failed_accepts.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+        };
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        take(stream)?;
+        counters.accepted.fetch_add(1, Ordering::Relaxed);
+        counters.open.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// One client.
@@ -196,38 +248,17 @@ impl Acceptor {
     }
 
     fn accept(&mut self) -> io::Result<()> {
-        loop {
-            let mut stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                // The client is gone again, or a signal came.
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) =>
-                {
-                    continue;
-                }
-                Err(_) => {
-                    self.counters.failed_accepts.fetch_add(1, Ordering::Relaxed);
-                    return Ok(());
-                }
-            };
-            if stream.set_nodelay(true).is_err() {
-                continue;
-            }
-            let index = self.free.pop().unwrap_or_else(|| {
-                self.connections.push(None);
-                self.connections.len() - 1
+        let (registry, connections, free) = (self.poll.registry(), &mut self.connections, &mut self.free);
+        accept(&self.listener, &self.counters, |mut stream| {
+            let index = free.pop().unwrap_or_else(|| {
+                connections.push(None);
+                connections.len() - 1
             });
-            self.poll.registry().register(
-                &mut stream,
-                Token(index),
-                Interest::READABLE | Interest::WRITABLE,
-            )?;
-            self.connections[index] =
+            registry.register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            connections[index] =
                 Some(Connection { stream, scanner: Scanner::new(), unsent: Vec::new(), ended: false });
-            self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-            self.counters.open.fetch_add(1, Ordering::Relaxed);
-        }
+            Ok(())
+        })
     }
 
     fn ready(

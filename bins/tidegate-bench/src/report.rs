@@ -8,8 +8,8 @@ use bytesize::ByteSize;
 use serde::Serialize;
 use tidegate_codec::Version;
 
-use crate::latency::LatencySummary;
-use crate::load::{Counters, Outcome, Pace, Plan, Second, Traffic};
+use crate::latency::{Latencies, LatencySummary};
+use crate::load::{Counters, Outcome, Pace, Plan, Publishing, Second, Traffic};
 use crate::procfs::Usage;
 
 /// A generator that is later than this with one message in a hundred measured itself as well.
@@ -36,6 +36,15 @@ pub(crate) struct Report {
     pub(crate) acknowledge: LatencySummary,
     /// From when a message was due to when the generator sent it.
     pub(crate) behind: LatencySummary,
+    /// From PUBLISH by one device to its arrival at another.
+    pub(crate) deliver: LatencySummary,
+    /// From the first SYN to CONNACK, in a storm.
+    pub(crate) reconnect: LatencySummary,
+    /// When those that a storm cut were back. Absent without a storm.
+    pub(crate) back: Option<Back>,
+    /// What the CPU time of a process is divided by: message (acknowledged, or sent at QoS 0), delivery, reconnection.
+    /// Absent where nothing of the kind took place.
+    pub(crate) each: Option<&'static str>,
     /// The generator first, then those asked for.
     pub(crate) processes: Vec<Process>,
     pub(crate) seconds: Vec<Second>,
@@ -63,6 +72,9 @@ pub(crate) struct MessageSetup {
     pub(crate) interval_us: Option<u128>,
     pub(crate) window: u16,
     pub(crate) count: Option<u64>,
+    /// Absent where nobody subscribes.
+    pub(crate) subscribers: Option<u32>,
+    pub(crate) topics: Option<u32>,
 }
 
 /// What a process has cost. CPU times are counted by the kernel in steps of 10 ms.
@@ -79,9 +91,9 @@ pub(crate) struct Process {
     /// From the first message to the last acknowledgement.
     pub(crate) user_seconds: f64,
     pub(crate) system_seconds: f64,
-    /// For each message: acknowledged, or sent at QoS 0. Absent without messages.
-    pub(crate) user_us_per_message: Option<f64>,
-    pub(crate) system_us_per_message: Option<f64>,
+    /// For each of what the report's `each` names.
+    pub(crate) user_us_each: Option<f64>,
+    pub(crate) system_us_each: Option<f64>,
     pub(crate) resident_before_bytes: u64,
     pub(crate) resident_connected_bytes: u64,
     pub(crate) resident_done_bytes: u64,
@@ -94,11 +106,17 @@ impl Report {
     /// Returns the report of a run. `pids` are those that the run measured, the generator first.
     pub(crate) fn new(command: &'static str, plan: &Plan, pids: &[u32], outcome: Outcome) -> Self {
         let Outcome { tally, seconds, connecting, publishing, total, usages, interrupted } = outcome;
-        let messages = delivered(plan, &tally.counters);
+        let each = each(plan, &tally.counters);
         let processes = pids.iter().enumerate().map(|(place, pid)| {
             let at = |usages: &[Option<Usage>]| usages.get(place).cloned().flatten();
             let (before, connected, done) = (at(&usages.before), at(&usages.connected), at(&usages.done));
-            Process::new(*pid, place == 0, [before, connected, done], tally.counters.connected, messages)
+            Process::new(
+                *pid,
+                place == 0,
+                [before, connected, done],
+                tally.counters.connected,
+                each.map(|(_, count)| count),
+            )
         });
         Self {
             version: env!("CARGO_PKG_VERSION"),
@@ -113,6 +131,11 @@ impl Report {
             connect: tally.connect.summary(),
             acknowledge: tally.acknowledge.summary(),
             behind: tally.behind.summary(),
+            deliver: tally.deliver.summary(),
+            reconnect: tally.reconnect.summary(),
+            back: matches!(plan.traffic, Traffic::Storm(_))
+                .then(|| Back::new(&tally.back, tally.counters.cut)),
+            each: each.map(|(name, _)| name),
             troubles: tally.troubles,
             seconds,
         }
@@ -129,19 +152,45 @@ impl Report {
     }
 }
 
-/// Returns how many messages the broker has taken, as far as anybody can know.
-fn delivered(plan: &Plan, counters: &Counters) -> Option<u64> {
+/// Returns what the broker's work is counted in, and how much of it there was, as far as anybody can know.
+fn each(plan: &Plan, counters: &Counters) -> Option<(&'static str, u64)> {
     match &plan.traffic {
         Traffic::Silent => None,
-        Traffic::Publish(publishing) if publishing.qos.as_u8() == 0 => Some(counters.sent),
-        Traffic::Publish(_) => Some(counters.acked),
+        Traffic::Storm(_) => Some(("reconnection", counters.back)),
+        Traffic::Publish(Publishing { audience: Some(_), .. }) => Some(("delivery", counters.delivered)),
+        Traffic::Publish(publishing) if publishing.qos.as_u8() == 0 => Some(("message", counters.sent)),
+        Traffic::Publish(_) => Some(("message", counters.acked)),
+    }
+}
+
+/// How long it took from a storm's beginning until that share of the devices was back, in microseconds; absent where it
+/// never was.
+#[derive(Debug, Serialize)]
+pub(crate) struct Back {
+    pub(crate) half: Option<u64>,
+    pub(crate) p90: Option<u64>,
+    pub(crate) p99: Option<u64>,
+    pub(crate) p999: Option<u64>,
+    pub(crate) all: Option<u64>,
+}
+
+impl Back {
+    /// `back` holds the devices that came back, of `cut`.
+    fn new(back: &Latencies, cut: u64) -> Self {
+        let came = float(back.summary().count);
+        let until = |share: f64| {
+            let share_of_came = float(cut) * share / came;
+            (share_of_came <= 1.0).then(|| back.quantile_us(share_of_came))
+        };
+        let (half, p90, p99, p999, all) = (until(0.5), until(0.9), until(0.99), until(0.999), until(1.0));
+        Self { half, p90, p99, p999, all }
     }
 }
 
 impl Setup {
     fn new(plan: &Plan) -> Self {
         let messages = match &plan.traffic {
-            Traffic::Silent => None,
+            Traffic::Silent | Traffic::Storm(_) => None,
             Traffic::Publish(publishing) => Some(MessageSetup {
                 qos: publishing.qos.as_u8(),
                 payload_bytes: publishing.payload.len(),
@@ -151,6 +200,8 @@ impl Setup {
                 },
                 window: publishing.window,
                 count: publishing.count,
+                subscribers: publishing.audience.map(|audience| audience.subscribers),
+                topics: publishing.audience.map(|audience| audience.topics),
             }),
         };
         Self {
@@ -176,7 +227,7 @@ impl Process {
         generator: bool,
         usages: [Option<Usage>; 3],
         connections: u64,
-        messages: Option<u64>,
+        each: Option<u64>,
     ) -> Self {
         let gone = usages.iter().any(Option::is_none);
         let [before, connected, done] =
@@ -194,8 +245,8 @@ impl Process {
             connect_cpu_us: micros_each(cpu(&connected).saturating_sub(cpu(&before)), connections),
             user_seconds: user.as_secs_f64(),
             system_seconds: system.as_secs_f64(),
-            user_us_per_message: messages.map(|messages| micros_each(user, messages)),
-            system_us_per_message: messages.map(|messages| micros_each(system, messages)),
+            user_us_each: each.map(|count| micros_each(user, count)),
+            system_us_each: each.map(|count| micros_each(system, count)),
             resident_before_bytes: before.resident,
             resident_connected_bytes: connected.resident,
             resident_done_bytes: done.resident,
@@ -247,6 +298,26 @@ impl fmt::Display for Report {
                 row(f, "unacknowledged", counters.unacked)?;
             }
             row(f, "left out", counters.skipped)?;
+            if let Some(subscribers) = messages.subscribers {
+                let (delivered, expected) = (counters.delivered, counters.expected);
+                let text = format!(
+                    "{delivered} of {expected} ({:.0}/s) to {subscribers} subscribers",
+                    rate(delivered)
+                );
+                row(f, "delivered", text)?;
+                row(f, "damaged", counters.corrupt)?;
+            }
+        }
+        if let Some(back) = &self.back {
+            writeln!(f, "\nstorm")?;
+            row(f, "cut", counters.cut)?;
+            row(f, "back", format_args!("{}, after {} further attempts", counters.back, counters.retried))?;
+            let shares = [("50 %", back.half), ("99 %", back.p99), ("99.9 %", back.p999), ("all", back.all)];
+            for (share, until) in shares {
+                let after =
+                    until.map_or_else(|| "never".to_owned(), |us| format!("after {:.3} s", float(us) / 1e6));
+                row(f, &format!("  {share} back"), after)?;
+            }
         }
 
         writeln!(
@@ -256,10 +327,12 @@ impl fmt::Display for Report {
         )?;
         latencies(f, "connect", &self.connect)?;
         latencies(f, "acknowledge", &self.acknowledge)?;
+        latencies(f, "deliver", &self.deliver)?;
+        latencies(f, "reconnect", &self.reconnect)?;
         latencies(f, "sent late by", &self.behind)?;
 
         writeln!(f, "\nprocesses")?;
-        self.processes.iter().try_for_each(|process| write!(f, "{process}"))?;
+        self.processes.iter().try_for_each(|process| process.write(f, self.each.unwrap_or_default()))?;
 
         if !self.troubles.is_empty() {
             writeln!(f, "\ntroubles")?;
@@ -277,8 +350,8 @@ impl fmt::Display for Report {
 }
 
 /// One process: a line for its CPU time, one for its memory.
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Process {
+    fn write(&self, f: &mut fmt::Formatter<'_>, each: &str) -> fmt::Result {
         let label = format!("{} {}", if self.generator { "generator" } else { self.name.as_str() }, self.pid);
         if self.gone {
             return row(f, &label, "gone before the end");
@@ -291,9 +364,9 @@ impl fmt::Display for Process {
                 self.user_seconds, self.system_seconds, self.connect_cpu_us
             ),
         )?;
-        if let (Some(user), Some(system)) = (self.user_us_per_message, self.system_us_per_message) {
+        if let (Some(user), Some(system)) = (self.user_us_each, self.system_us_each) {
             let text = format!("{:.2} us ({user:.2} user, {system:.2} system)", user + system);
-            row(f, "  CPU a message", text)?;
+            row(f, &format!("  CPU a {each}"), text)?;
         }
         let size = |bytes| ByteSize(bytes).display().iec();
         row(
@@ -344,7 +417,7 @@ mod tests {
             [usage(1000, 2000, 1_000_000), usage(1500, 4500, 3_000_000), usage(2500, 9500, 4_000_000)];
         let process = Process::new(7, false, usages.map(Some), 1000, Some(100_000));
         assert_eq!(process.connect_cpu_us, 3000.0);
-        assert_eq!((process.user_us_per_message, process.system_us_per_message), (Some(10.0), Some(50.0)));
+        assert_eq!((process.user_us_each, process.system_us_each), (Some(10.0), Some(50.0)));
         assert_eq!(process.resident_bytes_per_connection, 2000.0);
     }
 
@@ -354,6 +427,18 @@ mod tests {
             Process::new(7, false, [Some(usage(1, 1, 1)), Some(usage(2, 2, 2)), None], 10, Some(10));
         assert!(process.gone);
         assert_eq!((process.user_seconds, process.resident_done_bytes), (0.0, 0));
-        assert!(process.to_string().contains("gone"));
+    }
+
+    #[test]
+    fn a_share_that_did_not_come_back_has_no_time() {
+        let mut back = Latencies::new();
+        for millis in 1..=995 {
+            back.record(Duration::from_millis(millis));
+        }
+        let back = Back::new(&back, 1000);
+        assert!(back.half.is_some_and(|us| us.abs_diff(500_000) <= 1000), "{back:?}");
+        assert!(back.p99.is_some_and(|us| us.abs_diff(990_000) <= 1000), "{back:?}");
+        assert_eq!((back.p999, back.all), (None, None));
+        assert_eq!(Back::new(&Latencies::new(), 10).half, None);
     }
 }

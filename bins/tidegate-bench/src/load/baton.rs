@@ -1,6 +1,7 @@
-//! What the conductor and the threads of a run share: the phase in one direction, the counters in the other.
+//! What the conductor and the threads of a run share: the phase in one direction, the counters in the other, and among
+//! the threads how many deliveries are on their way.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::tally::Counters;
@@ -22,6 +23,8 @@ pub(super) struct Baton {
     phase: AtomicU8,
     /// When publishing began, in nanoseconds since the start.
     published_from: AtomicU64,
+    /// Deliveries that were caused and have not come. Counted only where their number sets the pace.
+    on_their_way: AtomicI64,
 }
 
 impl Baton {
@@ -43,6 +46,20 @@ impl Baton {
         }
     }
 
+    pub(super) fn on_their_way(&self) -> i64 {
+        self.on_their_way.load(Ordering::Relaxed)
+    }
+
+    /// Counts deliveries that were caused (above zero) or came (below).
+    pub(super) fn add_on_their_way(&self, deliveries: i64) {
+        self.on_their_way.fetch_add(deliveries, Ordering::Relaxed);
+    }
+
+    /// Waits no longer for the deliveries on their way, if they are still as many.
+    pub(super) fn give_up_on(&self, deliveries: i64) {
+        let _ = self.on_their_way.compare_exchange(deliveries, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     pub(super) fn published_from(&self) -> Duration {
         Duration::from_nanos(self.published_from.load(Ordering::Relaxed))
     }
@@ -54,16 +71,16 @@ pub(super) struct Window {
     /// The phase that the thread knows of: its counters are those of this phase.
     pub(super) phase: Phase,
     pub(super) counters: Counters,
-    /// The acknowledgements since the conductor last took them.
-    pub(super) acknowledged: Latencies,
+    /// The latencies that the run is about, since the conductor last took them.
+    pub(super) latencies: Latencies,
 }
 
 impl Window {
     pub(super) fn new() -> Self {
-        Self { phase: Phase::Connect, counters: Counters::default(), acknowledged: Latencies::new() }
+        Self { phase: Phase::Connect, counters: Counters::default(), latencies: Latencies::new() }
     }
 
-    /// Whether the thread sends no more, and waits for nothing.
+    /// Whether the thread sends no more, and waits for no acknowledgement.
     pub(super) fn is_drained(&self) -> bool {
         self.phase >= Phase::Drain && self.counters.in_flight == 0
     }

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tidegate_codec::{
-    Decoded, Decoder, Disconnect, EncodeError, Limits, Packet, PacketId, PacketType, PubAck, QoS, ReasonCode,
-    Version,
+    Decoded, Decoder, Disconnect, EncodeError, Limits, Packet, PacketId, PacketType, PubAck, Publish, QoS,
+    ReasonCode, Version,
 };
 
 use super::payload::Stamp;
-use super::plan::{Plan, Press};
+use super::plan::{FIRST_PACKET_ID, Part, Plan, Press, Role};
 use super::tally::Tally;
 
 /// Why a connection did not come about, or ended.
@@ -25,6 +25,8 @@ pub(super) enum Trouble {
     Timeout,
     #[error("refused with {0:?}")]
     Refused(ReasonCode),
+    #[error("subscription refused with {0:?}")]
+    NotSubscribed(ReasonCode),
     #[error("closed by the broker")]
     Closed,
     #[error("DISCONNECT with {0:?}")]
@@ -47,8 +49,19 @@ pub(super) enum Stage {
     Connecting(Duration),
     /// CONNECT is sent; since when the connection was begun.
     Greeting(Duration),
+    /// SUBSCRIBE is sent.
+    Subscribing,
     Online,
     Gone,
+}
+
+/// One moment, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// Since the start of the run.
+    pub(super) now: Duration,
+    /// Nanoseconds since 1970, which payloads carry.
+    pub(super) wall_clock_ns: u64,
 }
 
 /// A message without its last acknowledgement.
@@ -64,7 +77,10 @@ struct InFlight {
 #[derive(Debug)]
 pub(super) struct Device {
     number: u32,
+    part: Part,
     stage: Stage,
+    /// When a storm cut its connection; `None` once it is back.
+    cut_at: Option<Duration>,
     version: Version,
     /// Of this side, lowered to the broker's Receive Maximum.
     window: u16,
@@ -79,14 +95,14 @@ pub(super) struct Device {
     ping_waits: bool,
 }
 
-/// The first packet identifier, and the one after the last.
-const FIRST_PACKET_ID: PacketId = PacketId(std::num::NonZeroU16::MIN);
-
 impl Device {
-    pub(super) fn new(number: u32, plan: &Plan, window: u16) -> Self {
+    /// Returns the device at that place of the plan, counted from 0.
+    pub(super) fn new(place: u32, plan: &Plan, window: u16) -> Self {
         Self {
-            number,
+            number: plan.first_id + place,
+            part: plan.part(place),
             stage: Stage::Waiting,
+            cut_at: None,
             version: plan.version,
             window,
             next_packet_id: FIRST_PACKET_ID,
@@ -109,6 +125,15 @@ impl Device {
 
     pub(super) fn is_online(&self) -> bool {
         self.stage == Stage::Online
+    }
+
+    pub(super) fn is_publisher(&self) -> bool {
+        self.part.role == Role::Publisher
+    }
+
+    /// How many subscribers each of its messages goes to.
+    pub(super) fn hearers(&self) -> u32 {
+        self.part.hearers
     }
 
     /// How many messages it has sent.
@@ -146,17 +171,17 @@ impl Device {
     pub(super) fn publish(
         &mut self,
         press: &mut Press,
-        now: Duration,
-        wall_clock_ns: u64,
+        Moment { now, wall_clock_ns }: Moment,
         tally: &mut Tally,
         out: &mut Vec<u8>,
     ) -> Result<(), Trouble> {
         let packet_id = self.next_packet_id;
         let stamp = Stamp { publisher: self.number, sequence: self.sequence, sent_ns: wall_clock_ns };
-        press.publish(stamp, packet_id, out)?;
+        press.publish(stamp, self.part.topic, packet_id, out)?;
         self.sequence += 1;
         self.last_sent_at = now;
         tally.counters.sent += 1;
+        tally.counters.expected += u64::from(self.part.hearers);
         let awaits = match press.publishing().qos {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce => Some(PacketType::PubAck),
@@ -207,23 +232,32 @@ impl Device {
         self.stage = Stage::Gone;
     }
 
+    /// A storm takes its connection. It may [`begin`](Self::begin) again.
+    pub(super) fn cut(&mut self, now: Duration, tally: &mut Tally) {
+        self.abandon(tally);
+        self.ping_waits = false;
+        self.cut_at = Some(now);
+        tally.counters.cut += 1;
+    }
+
     /// Takes what was read, and appends what must be answered.
     pub(super) fn receive(
         &mut self,
         bytes: &[u8],
-        now: Duration,
+        plan: &Plan,
+        moment: Moment,
         tally: &mut Tally,
         out: &mut Vec<u8>,
     ) -> Result<(), Trouble> {
         let decoder = Decoder::client(self.version, Limits::UNLIMITED);
         if self.partial.is_empty() {
-            let taken = self.take_packets(&decoder, bytes, now, tally, out)?;
+            let taken = self.take_packets(&decoder, bytes, plan, moment, tally, out)?;
             self.partial.extend_from_slice(&bytes[taken..]);
             return Ok(());
         }
         let mut joined = std::mem::take(&mut self.partial);
         joined.extend_from_slice(bytes);
-        let taken = self.take_packets(&decoder, &joined, now, tally, out)?;
+        let taken = self.take_packets(&decoder, &joined, plan, moment, tally, out)?;
         joined.drain(..taken);
         // A device without half a packet keeps no memory for one.
         if !joined.is_empty() {
@@ -237,7 +271,8 @@ impl Device {
         &mut self,
         decoder: &Decoder,
         bytes: &[u8],
-        now: Duration,
+        plan: &Plan,
+        moment: Moment,
         tally: &mut Tally,
         out: &mut Vec<u8>,
     ) -> Result<usize, Trouble> {
@@ -245,7 +280,7 @@ impl Device {
         while let Decoded::Packet { packet, len } =
             decoder.decode(&bytes[at..]).map_err(|_| Trouble::Malformed)?
         {
-            self.handle(&packet, now, tally, out)?;
+            self.handle(&packet, plan, moment, tally, out)?;
             at += len;
         }
         Ok(at)
@@ -254,10 +289,12 @@ impl Device {
     fn handle(
         &mut self,
         packet: &Packet<'_>,
-        now: Duration,
+        plan: &Plan,
+        moment: Moment,
         tally: &mut Tally,
         out: &mut Vec<u8>,
     ) -> Result<(), Trouble> {
+        let now = moment.now;
         match (self.stage, packet) {
             (Stage::Greeting(since), Packet::ConnAck(connack)) => {
                 if connack.reason != ReasonCode::Success {
@@ -269,10 +306,33 @@ impl Device {
                 if let Some(seconds) = connack.properties.server_keep_alive {
                     self.keep_alive = Duration::from_secs(u64::from(seconds));
                 }
-                self.stage = Stage::Online;
-                tally.counters.connected += 1;
-                tally.connect.record(now.saturating_sub(since));
+                let took = now.saturating_sub(since);
+                if let Some(cut_at) = self.cut_at.take() {
+                    tally.counters.back += 1;
+                    tally.reconnect.record(took);
+                    tally.back.record(now.saturating_sub(cut_at));
+                    self.stage = Stage::Online;
+                    return Ok(());
+                }
+                tally.connect.record(took);
+                if self.part.role == Role::Subscriber {
+                    plan.encode_subscribe(self.part.topic, out)?;
+                    self.stage = Stage::Subscribing;
+                    return Ok(());
+                }
+                self.go_online(tally);
                 Ok(())
+            }
+            (Stage::Subscribing, Packet::SubAck(suback)) => match suback.reasons.first() {
+                Some(reason) if reason.is_error() => Err(Trouble::NotSubscribed(*reason)),
+                _ => {
+                    self.go_online(tally);
+                    Ok(())
+                }
+            },
+            // A retained message may come before the SUBACK, and is none of ours.
+            (Stage::Online | Stage::Subscribing, Packet::Publish(publish)) => {
+                self.take_delivery(publish, moment, tally, out)
             }
             (Stage::Online, Packet::PubAck(ack)) => self.settle(ack, PacketType::PubAck, now, tally),
             (Stage::Online, Packet::PubComp(ack)) => self.settle(ack, PacketType::PubComp, now, tally),
@@ -291,6 +351,42 @@ impl Device {
             }
             (_, Packet::Disconnect(disconnect)) => Err(Trouble::Disconnected(disconnect.reason)),
             (_, packet) => Err(Trouble::Unexpected(packet.packet_type())),
+        }
+    }
+
+    fn go_online(&mut self, tally: &mut Tally) {
+        self.stage = Stage::Online;
+        tally.counters.connected += 1;
+    }
+
+    /// Counts a message that a subscriber got, and acknowledges it. A retained one was sent before the run.
+    fn take_delivery(
+        &mut self,
+        publish: &Publish<'_>,
+        Moment { now, wall_clock_ns }: Moment,
+        tally: &mut Tally,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Trouble> {
+        if self.part.role != Role::Subscriber {
+            return Err(Trouble::Unexpected(PacketType::Publish));
+        }
+        if !publish.retain {
+            tally.counters.delivered += 1;
+            match Stamp::read(publish.payload) {
+                Some(stamp) => {
+                    tally.deliver.record(Duration::from_nanos(wall_clock_ns.saturating_sub(stamp.sent_ns)));
+                }
+                None => tally.counters.corrupt += 1,
+            }
+        }
+        match publish.packet_id {
+            Some(packet_id) if publish.qos == QoS::AtLeastOnce => {
+                self.last_sent_at = now;
+                Ok(PubAck::new(packet_id).encode_puback(self.version, out)?)
+            }
+            // We never subscribe at QoS 2.
+            Some(_) => Err(Trouble::Unexpected(PacketType::Publish)),
+            None => Ok(()),
         }
     }
 

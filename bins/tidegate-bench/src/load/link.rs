@@ -2,9 +2,10 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use mio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::device::Trouble;
 
@@ -18,6 +19,10 @@ pub(super) struct Link {
     pub(super) ended: bool,
     /// It stands in the queue of those who get a turn without an event.
     pub(super) queued: bool,
+    /// Its device waits for deliveries to come before it publishes again.
+    pub(super) pauses: bool,
+    /// A timer for the device's next PINGREQ runs. It outlives the connection.
+    pub(super) ping_set: bool,
 }
 
 impl Link {
@@ -34,6 +39,19 @@ impl Link {
             Err(error) => return Err(Trouble::Socket(error.kind())),
         }
         Ok(())
+    }
+
+    /// Ends the connection as a cut network does: the broker gets a reset, not an orderly end, and the port is free at
+    /// once.
+    pub(super) fn cut(&mut self) {
+        if let Some(stream) = &self.stream {
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        self.close();
+    }
+
+    pub(super) fn close(&mut self) {
+        *self = Self { ping_set: self.ping_set, ..Self::default() };
     }
 
     pub(super) fn flush(&mut self) -> Result<(), Trouble> {

@@ -18,13 +18,52 @@ pub(crate) enum PayloadFormat {
 
 /// Who published what when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     /// The device's number.
-    pub(super) publisher: u32,
+    pub(crate) publisher: u32,
     /// Counts the device's messages from 0.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
     /// Nanoseconds since 1970, by the wall clock.
-    pub(super) sent_ns: u64,
+    pub(crate) sent_ns: u64,
+}
+
+impl Stamp {
+    /// Returns what the payload says, in either format; `None` where it is not as [`Payload`] wrote it.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let json = bytes.starts_with(JSON_PUB);
+        let (at, len, least) = if json {
+            (JSON_CRC_AT, CRC_DIGITS, JSON_LEAST)
+        } else {
+            (BINARY_CRC_AT, BINARY_CRC_BYTES, BINARY_LEAST)
+        };
+        if bytes.len() < least {
+            return None;
+        }
+        let mut checksum = [0; CRC_DIGITS];
+        let checksum = if json {
+            write_hex(checksum_without(bytes, at, len), &mut checksum);
+            &checksum[..]
+        } else {
+            checksum[..len].copy_from_slice(&checksum_without(bytes, at, len).to_be_bytes());
+            &checksum[..len]
+        };
+        // Everything but the numbers' own places is under the checksum: it need not be looked at again.
+        if bytes[at..at + len] != *checksum {
+            return None;
+        }
+        let number = |json_at: usize, binary_at: usize| {
+            if json {
+                std::str::from_utf8(&bytes[json_at..][..NUMBER_DIGITS]).ok()?.trim_start().parse().ok()
+            } else {
+                bytes[binary_at..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+            }
+        };
+        Some(Self {
+            publisher: u32::try_from(number(JSON_PUB_AT, 0)?).ok()?,
+            sequence: number(JSON_SEQ_AT, 8)?,
+            sent_ns: number(JSON_SENT_AT, 16)?,
+        })
+    }
 }
 
 /// The size can't hold the stamp.
@@ -59,7 +98,8 @@ const JSON_SENT_AT: usize = JSON_SEQ_AT + NUMBER_DIGITS + JSON_SENT.len();
 const JSON_CRC_AT: usize = JSON_SENT_AT + NUMBER_DIGITS + JSON_CRC.len();
 const JSON_LEAST: usize = JSON_CRC_AT + CRC_DIGITS + JSON_PAD.len() + JSON_END.len();
 const BINARY_CRC_AT: usize = 24;
-const BINARY_LEAST: usize = BINARY_CRC_AT + 4;
+const BINARY_CRC_BYTES: usize = 4;
+const BINARY_LEAST: usize = BINARY_CRC_AT + BINARY_CRC_BYTES;
 const FILLER: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
 impl Payload {
@@ -105,16 +145,14 @@ impl Payload {
                 self.number_at(JSON_PUB_AT, u64::from(stamp.publisher));
                 self.number_at(JSON_SEQ_AT, stamp.sequence);
                 self.number_at(JSON_SENT_AT, stamp.sent_ns);
-                let checksum = self.checksum_without(JSON_CRC_AT, CRC_DIGITS);
-                for (digit, place) in self.bytes[JSON_CRC_AT..][..CRC_DIGITS].iter_mut().rev().enumerate() {
-                    *place = b"0123456789abcdef"[(checksum >> (4 * digit)) as usize & 0xF];
-                }
+                let checksum = checksum_without(&self.bytes, JSON_CRC_AT, CRC_DIGITS);
+                write_hex(checksum, &mut self.bytes[JSON_CRC_AT..][..CRC_DIGITS]);
             }
             PayloadFormat::Binary => {
                 self.bytes[..8].copy_from_slice(&u64::from(stamp.publisher).to_be_bytes());
                 self.bytes[8..16].copy_from_slice(&stamp.sequence.to_be_bytes());
                 self.bytes[16..24].copy_from_slice(&stamp.sent_ns.to_be_bytes());
-                let checksum = self.checksum_without(BINARY_CRC_AT, 4);
+                let checksum = checksum_without(&self.bytes, BINARY_CRC_AT, BINARY_CRC_BYTES);
                 self.bytes[BINARY_CRC_AT..BINARY_LEAST].copy_from_slice(&checksum.to_be_bytes());
             }
             PayloadFormat::None => {}
@@ -133,9 +171,15 @@ impl Payload {
             }
         }
     }
+}
 
-    fn checksum_without(&self, at: usize, len: usize) -> u32 {
-        crc32c::crc32c_append(crc32c::crc32c(&self.bytes[..at]), &self.bytes[at + len..])
+fn checksum_without(bytes: &[u8], at: usize, len: usize) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[..at]), &bytes[at + len..])
+}
+
+fn write_hex(checksum: u32, digits: &mut [u8]) {
+    for (digit, place) in digits.iter_mut().rev().enumerate() {
+        *place = b"0123456789abcdef"[(checksum >> (4 * digit)) as usize & 0xF];
     }
 }
 
@@ -176,6 +220,23 @@ mod tests {
         );
         let checksum = crc32c::crc32c(&[&written[..24], &written[28..]].concat());
         assert_eq!(written[24..28], checksum.to_be_bytes());
+    }
+
+    #[test]
+    fn a_stamp_is_read_back_and_any_changed_or_missing_byte_is_noticed() {
+        for format in [PayloadFormat::Json, PayloadFormat::Binary] {
+            let mut payload = Payload::new(format, 150).unwrap();
+            for stamp in [LARGEST, SMALLEST, Stamp { publisher: 7, sequence: 258, sent_ns: 1 << 40 }] {
+                let written = payload.stamp(stamp).to_vec();
+                assert_eq!(Stamp::read(&written), Some(stamp));
+                for at in 0..written.len() {
+                    let mut changed = written.clone();
+                    changed[at] ^= 0x01;
+                    assert_eq!(Stamp::read(&changed), None, "{format:?}, byte {at}");
+                    assert_eq!(Stamp::read(&written[..at]), None, "{format:?}, cut at {at}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -30,6 +30,18 @@ pub(crate) struct Counters {
     pub(crate) skipped: u64,
     /// PINGREQs.
     pub(crate) pings: u64,
+    /// Deliveries that the messages sent should lead to: one for each subscriber of their topic.
+    pub(crate) expected: u64,
+    /// PUBLISH packets that came to subscribers.
+    pub(crate) delivered: u64,
+    /// Those among them whose payload was not what a device publishes.
+    pub(crate) corrupt: u64,
+    /// Connections that a storm cut.
+    pub(crate) cut: u64,
+    /// Those among them that came back.
+    pub(crate) back: u64,
+    /// Attempts to come back that failed, and were followed by another.
+    pub(crate) retried: u64,
     /// Messages that are waiting for their acknowledgement now.
     pub(crate) in_flight: u64,
     /// Devices that have nothing left to send, or are gone.
@@ -39,12 +51,24 @@ pub(crate) struct Counters {
 impl Counters {
     /// Connections that are open and greeted.
     pub(crate) fn online(&self) -> u64 {
-        self.connected - self.lost
+        (self.connected + self.back) - (self.lost + self.cut)
     }
 
-    /// Whether everybody who began was let in and stayed, and every message was acknowledged.
+    /// Deliveries that did not come.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.expected.saturating_sub(self.delivered)
+    }
+
+    /// Connections that a storm cut and that did not come back.
+    pub(crate) fn away(&self) -> u64 {
+        self.cut - self.back
+    }
+
+    /// Whether everybody who began was let in and stayed or came back, and every message was acknowledged and
+    /// delivered.
     pub(crate) fn is_clean(&self) -> bool {
-        self.connected > 0 && self.failed + self.lost + self.rejected + self.unacked == 0
+        let bad = [self.failed, self.lost, self.rejected, self.unacked, self.corrupt];
+        self.connected > 0 && bad == [0; 5] && self.undelivered() + self.away() == 0
     }
 }
 
@@ -60,6 +84,12 @@ impl AddAssign for Counters {
         self.unacked += other.unacked;
         self.skipped += other.skipped;
         self.pings += other.pings;
+        self.expected += other.expected;
+        self.delivered += other.delivered;
+        self.corrupt += other.corrupt;
+        self.cut += other.cut;
+        self.back += other.back;
+        self.retried += other.retried;
         self.in_flight += other.in_flight;
         self.finished += other.finished;
     }
@@ -75,6 +105,12 @@ pub(crate) struct Tally {
     pub(crate) acknowledge: Latencies,
     /// From when a message was due to when it was sent: how late the generator itself was.
     pub(crate) behind: Latencies,
+    /// From PUBLISH by one device to its arrival at another.
+    pub(crate) deliver: Latencies,
+    /// From the first SYN to CONNACK, of connections that replace one that a storm cut.
+    pub(crate) reconnect: Latencies,
+    /// From the storm's beginning to CONNACK.
+    pub(crate) back: Latencies,
     /// How often what went wrong. Its keys come from fixed sets (kinds of error, reason codes), so it stays small.
     pub(crate) troubles: BTreeMap<String, u64>,
 }
@@ -86,6 +122,9 @@ impl Tally {
             connect: Latencies::new(),
             acknowledge: Latencies::new(),
             behind: Latencies::new(),
+            deliver: Latencies::new(),
+            reconnect: Latencies::new(),
+            back: Latencies::new(),
             troubles: BTreeMap::new(),
         }
     }
@@ -101,6 +140,9 @@ impl Tally {
         self.connect.merge(&other.connect);
         self.acknowledge.merge(&other.acknowledge);
         self.behind.merge(&other.behind);
+        self.deliver.merge(&other.deliver);
+        self.reconnect.merge(&other.reconnect);
+        self.back.merge(&other.back);
         for (trouble, count) in &other.troubles {
             *self.troubles.entry(trouble.clone()).or_default() += count;
         }
@@ -113,13 +155,25 @@ mod tests {
 
     #[test]
     fn one_failure_of_any_kind_makes_a_run_unclean() {
-        let clean = Counters { connected: 9, sent: 9, acked: 8, skipped: 1, ..Counters::default() };
+        let clean = Counters {
+            connected: 9,
+            sent: 9,
+            acked: 8,
+            skipped: 1,
+            cut: 9,
+            back: 9,
+            retried: 1,
+            ..Counters::default()
+        };
         assert!(clean.is_clean());
         for unclean in [
             Counters { failed: 1, ..clean },
             Counters { lost: 1, ..clean },
             Counters { rejected: 1, ..clean },
             Counters { unacked: 1, ..clean },
+            Counters { expected: 2, delivered: 1, ..clean },
+            Counters { expected: 1, delivered: 1, corrupt: 1, ..clean },
+            Counters { cut: 2, back: 1, ..clean },
             Counters { connected: 0, ..clean },
         ] {
             assert!(!unclean.is_clean(), "{unclean:?}");

@@ -6,14 +6,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use tidegate_codec::{QoS, Version};
 
 use super::*;
-use crate::null::{NullServer, Seen};
+use crate::null::{Mode, NullServer, Seen};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
 fn traffic(qos: QoS, pace: Pace, count: Option<u64>, window: u16) -> Traffic {
     let topic = TopicTemplate::parse("t/{id}").unwrap();
     let payload = Payload::new(PayloadFormat::Json, 200).unwrap();
-    Traffic::Publish(Publishing { topic, qos, payload, count, window, pace })
+    Traffic::Publish(Publishing { topic, qos, payload, count, window, pace, audience: None })
 }
 
 fn plan(target: SocketAddr, clients: u32, traffic: Traffic, duration: Option<Duration>) -> Plan {
@@ -36,7 +36,20 @@ fn plan(target: SocketAddr, clients: u32, traffic: Traffic, duration: Option<Dur
 }
 
 fn null() -> NullServer {
-    NullServer::start(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap()
+    NullServer::start(SocketAddr::from(([127, 0, 0, 1], 0)), 1, Mode::Discard).unwrap()
+}
+
+fn router() -> NullServer {
+    NullServer::start(SocketAddr::from(([127, 0, 0, 1], 0)), 1, Mode::Route).unwrap()
+}
+
+/// A plan in which two publishers share two topics with five subscribers: one topic has three, the other two.
+fn fanout(target: SocketAddr, qos: QoS, pace: Pace, count: Option<u64>) -> Plan {
+    let mut traffic = traffic(qos, pace, count, 7);
+    if let Traffic::Publish(publishing) = &mut traffic {
+        publishing.audience = Some(Audience { publishers: 2, subscribers: 5, topics: 2 });
+    }
+    plan(target, 7, traffic, Some(Duration::from_secs(20)))
 }
 
 fn go(plan: &Plan) -> Outcome {
@@ -288,4 +301,110 @@ fn a_stopped_run_reports_what_was_done_so_far() {
     assert!(outcome.interrupted && counters.sent > 0);
     assert_eq!(counters.sent, counters.acked);
     assert_eq!(server.stop().unwrap().received.publishes, counters.sent);
+}
+
+#[test]
+fn every_subscriber_gets_every_message_of_its_topic_in_every_version_and_quality_of_service() {
+    for version in [Version::V3_1_1, Version::V5] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+            for pace in [Pace::Window, Pace::Every(Duration::from_millis(2))] {
+                let server = router();
+                let mut plan = fanout(server.address(), qos, pace, Some(100));
+                (plan.version, plan.threads) = (version, 2);
+                let outcome = go(&plan);
+                let counters = outcome.tally.counters;
+                let left_out = counters.skipped;
+                let expected = 5 * 100;
+                assert_eq!(
+                    (counters.sent, counters.expected),
+                    (200, expected),
+                    "{version:?} {qos:?} {pace:?}"
+                );
+                assert_eq!((counters.delivered, counters.corrupt, counters.unacked), (expected, 0, 0));
+                assert!(counters.is_clean(), "{counters:?}, {left_out}, {:?}", outcome.tally.troubles);
+                assert_eq!(outcome.tally.deliver.summary().count, expected);
+                server.stop().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_that_delivers_nothing_is_missed_in_every_delivery_and_does_not_stop_the_publishers() {
+    let server = null();
+    // More than may be on their way at once: after a stall the publishers go on.
+    let mut plan = fanout(server.address(), QoS::AtMostOnce, Pace::Window, Some(20));
+    plan.drain = Duration::from_millis(100);
+    let counters = go(&plan).tally.counters;
+    assert_eq!((counters.sent, counters.delivered, counters.undelivered()), (40, 0, 100));
+    assert!(!counters.is_clean());
+    server.stop().unwrap();
+}
+
+#[test]
+fn a_refused_subscription_is_no_connection() {
+    let (address, server) = scripted(&[&[0x20, 2, 0, 0], &[0x90, 3, 0, 1, 0x80]]);
+    let mut plan = fanout(address, QoS::AtMostOnce, Pace::Window, Some(1));
+    if let Traffic::Publish(Publishing { audience, .. }) = &mut plan.traffic {
+        *audience = Some(Audience { publishers: 0, subscribers: 1, topics: 1 });
+    }
+    plan.clients = 1;
+    let outcome = go(&plan);
+    assert_eq!((outcome.tally.counters.failed, outcome.tally.counters.connected), (1, 0));
+    let expected = "connect: subscription refused with UnspecifiedError";
+    assert_eq!(outcome.tally.troubles.get(expected), Some(&1), "{:?}", outcome.tally.troubles);
+    server.join().unwrap();
+}
+
+#[test]
+fn after_a_storm_everybody_is_back_and_the_server_saw_each_of_them_twice() {
+    for (version, rate) in [(Version::V3_1_1, None), (Version::V5, Some(500.0))] {
+        let server = null();
+        let storm = Traffic::Storm(Storm { rate, retry: Duration::from_secs(1) });
+        let mut plan = plan(server.address(), 200, storm, Some(Duration::from_secs(20)));
+        (plan.version, plan.threads) = (version, 2);
+        let outcome = go(&plan);
+        let counters = outcome.tally.counters;
+        assert_eq!((counters.connected, counters.cut, counters.back, counters.away()), (200, 200, 200, 0));
+        assert_eq!((counters.online(), counters.lost, counters.retried), (200, 0, 0), "{counters:?}");
+        assert_eq!(outcome.tally.reconnect.summary().count, 200);
+        let back = outcome.tally.back.summary();
+        assert_eq!(back.count, 200);
+        if rate.is_some() {
+            // The last one's turn comes after 199 of 500 parts of a second.
+            assert!(back.max_us >= 398_000, "{back:?}");
+        }
+        assert_eq!(once_all_are_gone(&server).accepted, 400);
+    }
+}
+
+#[test]
+fn who_is_not_let_in_after_a_storm_tries_again() {
+    let (address, server) = {
+        let mut connections = 0;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            while connections < 3 {
+                let (mut stream, _) = listener.accept().unwrap();
+                connections += 1;
+                assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+                // The second is the first of the storm, and refused.
+                stream.write_all(if connections == 2 { &[0x20, 2, 0, 3] } else { CONNACK }).unwrap();
+                while matches!(stream.read(&mut [0; 4096]), Ok(1..)) {}
+            }
+        });
+        (address, server)
+    };
+    let storm = Traffic::Storm(Storm { rate: None, retry: Duration::from_millis(50) });
+    let outcome = go(&plan(address, 1, storm, Some(Duration::from_secs(20))));
+    let counters = outcome.tally.counters;
+    let troubles = &outcome.tally.troubles;
+    assert_eq!(
+        (counters.cut, counters.back, counters.retried, counters.failed),
+        (1, 1, 1, 0),
+        "{troubles:?}"
+    );
+    assert_eq!(troubles.get("retried: refused with ServerUnavailable"), Some(&1));
+    server.join().unwrap();
 }

@@ -9,9 +9,9 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::baton::{Baton, Phase, Window};
-use super::device::{Device, Stage, Trouble};
+use super::device::{Device, Moment, Stage, Trouble};
 use super::link::{Link, connect};
-use super::plan::{Pace, Plan, Press, Traffic};
+use super::plan::{Pace, Plan, Press, Storm, Traffic};
 use super::tally::Tally;
 use super::wheel::Wheel;
 use crate::latency::Latencies;
@@ -28,6 +28,12 @@ const TICK_MILLIS: u64 = 1;
 const SHOW_LATENCIES: Duration = Duration::from_millis(100);
 /// The longest sleep, in ticks.
 const LONGEST_SLEEP: u64 = 100;
+/// Alarms handled between two looks at the sockets, so that a storm of connecting does not keep answers waiting.
+const ALARMS_AT_ONCE: usize = 256;
+/// How long a publisher waits before it looks again whether deliveries have come.
+const DELIVERY_PAUSE: Duration = Duration::from_millis(1);
+/// When no delivery has come for so long, those on their way are waited for no longer.
+const DELIVERY_STALL: Duration = Duration::from_secs(1);
 const WAKER: Token = Token(usize::MAX);
 
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +42,8 @@ enum Alarm {
     ConnectTimeout,
     /// The device's turn to publish, at exactly that time.
     Publish(Duration),
+    /// Deliveries may have come, so that the device may publish again.
+    Resume,
     Ping,
 }
 
@@ -52,10 +60,14 @@ pub(super) struct Worker {
     press: Option<Press>,
     wheel: Wheel<(u32, Alarm)>,
     tally: Tally,
-    /// All acknowledgements but the latest, which the tally holds until they are shown.
-    acknowledged: Latencies,
+    /// The latencies that the run is about but the latest, which the tally holds until they are shown.
+    shown: Latencies,
     /// When latencies are shown again: adding histograms up takes too long for every turn of the loop.
     next_show: Duration,
+    /// How many deliveries may be on their way at once, where that sets the pace.
+    deliveries_at_once: Option<i64>,
+    /// How many deliveries were on their way, and since when they have been as many.
+    stalled: (i64, Duration),
     /// Devices that stopped in the middle, so that others get a turn: events come only at edges.
     again: Vec<usize>,
 }
@@ -81,13 +93,15 @@ impl Worker {
             devices: Vec::new(),
             links: Vec::new(),
             press: match &plan.traffic {
-                Traffic::Silent => None,
+                Traffic::Silent | Traffic::Storm(_) => None,
                 Traffic::Publish(publishing) => Some(Press::new(publishing, plan.version)),
             },
             wheel: Wheel::new(),
             tally: Tally::new(),
-            acknowledged: Latencies::new(),
+            shown: Latencies::new(),
             next_show: Duration::ZERO,
+            deliveries_at_once: plan.deliveries_at_once(),
+            stalled: (0, Duration::ZERO),
             again: Vec::new(),
         };
         let begun = start.elapsed();
@@ -96,7 +110,7 @@ impl Worker {
             let own = u32::try_from(worker.devices.len()).expect("no more than there are clients");
             let due = begun + Duration::from_secs_f64(f64::from(place) / plan.connect_rate);
             worker.wheel.insert(ticks(due), (own, Alarm::Connect));
-            worker.devices.push(Device::new(plan.first_id + place, plan, in_flight));
+            worker.devices.push(Device::new(place, plan, in_flight));
             worker.links.push(Link::default());
         }
         Ok((worker, waker, window))
@@ -107,9 +121,12 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS);
         let mut buffer = vec![0; READ_BUFFER_BYTES];
         let mut out = Vec::with_capacity(WRITE_BYTES);
-        let mut due = Vec::new();
+        let (mut due, mut handled) = (Vec::new(), 0);
         loop {
-            match self.poll.poll(&mut events, Some(self.timeout())) {
+            match self
+                .poll
+                .poll(&mut events, Some(if handled < due.len() { Duration::ZERO } else { self.timeout() }))
+            {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 other => other?,
             }
@@ -127,19 +144,28 @@ impl Worker {
                     self.attempt(index, |worker| worker.ready(index, event, &mut buffer, &mut out));
                 }
             }
-            self.wheel.expire(ticks_passed(self.now()), &mut due);
-            for (_, (own, alarm)) in due.drain(..) {
-                let index = own as usize;
+            if handled == due.len() {
+                due.clear();
+                handled = 0;
+                self.wheel.expire(ticks_passed(self.now()), &mut due);
+            }
+            for (_, (own, alarm)) in due.iter().skip(handled).take(ALARMS_AT_ONCE) {
+                handled += 1;
+                let (index, alarm) = (*own as usize, *alarm);
                 self.attempt(index, |worker| worker.ring(index, alarm, &mut out));
             }
             self.show();
         }
-        self.tally.acknowledge.merge(&self.acknowledged);
+        main_latencies(&self.plan, &mut self.tally).merge(&self.shown);
         Ok(self.tally)
     }
 
     fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.now(), wall_clock_ns: wall_clock_ns() }
     }
 
     fn timeout(&self) -> Duration {
@@ -157,9 +183,10 @@ impl Worker {
         (window.phase, window.counters) = (self.phase, self.tally.counters);
         if now >= self.next_show {
             self.next_show = now + SHOW_LATENCIES;
-            window.acknowledged.merge(&self.tally.acknowledge);
-            self.acknowledged.merge(&self.tally.acknowledge);
-            self.tally.acknowledge.clear();
+            let latest = main_latencies(&self.plan, &mut self.tally);
+            window.latencies.merge(latest);
+            self.shown.merge(latest);
+            latest.clear();
         }
     }
 
@@ -178,11 +205,14 @@ impl Worker {
     }
 
     fn begin_publishing(&mut self, out: &mut Vec<u8>) {
+        if let Traffic::Storm(storm) = self.plan.traffic {
+            self.begin_storm(storm);
+        }
         let Some(pace) = self.press.as_ref().map(|press| press.publishing().pace) else {
             return;
         };
         for index in 0..self.devices.len() {
-            if !self.devices[index].is_online() {
+            if !self.devices[index].is_online() || !self.devices[index].is_publisher() {
                 continue;
             }
             match pace {
@@ -195,6 +225,21 @@ impl Worker {
         }
     }
 
+    /// Cuts all connections, and sets the time at which each is made again.
+    fn begin_storm(&mut self, storm: Storm) {
+        let begun = self.baton.published_from();
+        for index in 0..self.devices.len() {
+            if !self.devices[index].is_online() {
+                continue;
+            }
+            self.links[index].cut();
+            self.devices[index].cut(begun, &mut self.tally);
+            let place = f64::from(self.devices[index].number() - self.plan.first_id);
+            let turn = storm.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(place / rate));
+            self.alarm_at(index, Alarm::Connect, begun + turn);
+        }
+    }
+
     fn disconnect(&mut self, out: &mut Vec<u8>) {
         for index in 0..self.devices.len() {
             if self.devices[index].is_online() {
@@ -204,26 +249,46 @@ impl Worker {
                     let _ = self.links[index].write(out);
                 }
             }
-            self.links[index] = Link::default();
+            self.links[index].close();
         }
     }
 
     /// Does something with a device; if that fails, its connection has ended.
     fn attempt(&mut self, index: usize, action: impl FnOnce(&mut Self) -> Result<(), Trouble>) {
         if let Err(trouble) = action(self) {
+            if self.comes_again(index, &trouble) {
+                return;
+            }
             let device = &mut self.devices[index];
             let (what, count) = match device.stage() {
                 Stage::Online => ("lost", &mut self.tally.counters.lost),
                 _ => ("connect", &mut self.tally.counters.failed),
             };
             *count += 1;
-            if !self.press.as_ref().is_some_and(|press| is_finished(device, press)) {
+            if device.is_publisher() && !self.press.as_ref().is_some_and(|press| is_finished(device, press)) {
                 self.tally.counters.finished += 1;
             }
             device.abandon(&mut self.tally);
             self.tally.count_trouble(format!("{what}: {trouble}"));
-            self.links[index] = Link::default();
+            self.links[index].close();
         }
+    }
+
+    /// In a storm, a device that was not let in tries again: returns whether it will.
+    fn comes_again(&mut self, index: usize, trouble: &Trouble) -> bool {
+        let Traffic::Storm(storm) = self.plan.traffic else { return false };
+        let device = &mut self.devices[index];
+        if self.phase != Phase::Publish || device.is_online() {
+            return false;
+        }
+        device.abandon(&mut self.tally);
+        self.links[index].close();
+        self.tally.counters.retried += 1;
+        self.tally.count_trouble(format!("retried: {trouble}"));
+        // Spread over the same time again, or they would all come at one moment.
+        let pause = storm.retry + phase_of(self.devices[index].number(), storm.retry);
+        self.alarm_at(index, Alarm::Connect, self.now() + pause);
+        true
     }
 
     /// A socket has something to say.
@@ -260,12 +325,16 @@ impl Worker {
         if let Some(bytes) = self.links[index].read(buffer)? {
             let was_online = self.devices[index].is_online();
             out.clear();
-            let now = self.now();
-            self.devices[index].receive(&buffer[..bytes], now, &mut self.tally, out)?;
+            let (moment, before) = (self.moment(), self.tally.counters.delivered);
+            self.devices[index].receive(&buffer[..bytes], &self.plan, moment, &mut self.tally, out)?;
+            if self.deliveries_at_once.is_some() {
+                let came = self.tally.counters.delivered - before;
+                self.baton.add_on_their_way(-i64::try_from(came).expect("fewer than the bytes of a read"));
+            }
             if !out.is_empty() {
                 self.links[index].write(out)?;
             }
-            if !was_online && self.devices[index].is_online() {
+            if !was_online && self.devices[index].is_online() && !self.links[index].ping_set {
                 self.set_ping(index);
             }
             // A read that did not fill the buffer took all there was.
@@ -287,18 +356,30 @@ impl Worker {
     fn ring(&mut self, index: usize, alarm: Alarm, out: &mut Vec<u8>) -> Result<(), Trouble> {
         match alarm {
             Alarm::Connect => {
-                if self.phase == Phase::Connect {
-                    self.tally.counters.attempted += 1;
-                    return self.connect(index);
+                match self.phase {
+                    Phase::Connect => self.tally.counters.attempted += 1,
+                    Phase::Publish if matches!(self.plan.traffic, Traffic::Storm(_)) => {}
+                    _ => return Ok(()),
                 }
-                Ok(())
+                self.connect(index)
             }
             Alarm::ConnectTimeout => match self.devices[index].stage() {
-                Stage::Connecting(_) | Stage::Greeting(_) => Err(Trouble::Timeout),
+                // The alarm may be that of an attempt that is over.
+                Stage::Connecting(since) | Stage::Greeting(since)
+                    if since + self.plan.connect_timeout <= self.now() =>
+                {
+                    Err(Trouble::Timeout)
+                }
+                Stage::Subscribing => Err(Trouble::Timeout),
                 _ => Ok(()),
             },
+            Alarm::Resume => {
+                self.links[index].pauses = false;
+                self.fill_window(index, out)
+            }
             Alarm::Publish(due) => self.publish_in_turn(index, due, out),
             Alarm::Ping => {
+                self.links[index].ping_set = false;
                 if !self.devices[index].is_online() {
                     return Ok(());
                 }
@@ -337,6 +418,7 @@ impl Worker {
 
     fn set_ping(&mut self, index: usize) {
         if let Some(due) = self.devices[index].ping_due() {
+            self.links[index].ping_set = true;
             self.alarm_at(index, Alarm::Ping, due);
         }
     }
@@ -357,7 +439,8 @@ impl Worker {
                 self.tally.counters.skipped += 1;
             } else {
                 self.tally.behind.record(now.saturating_sub(due));
-                device.publish(press, now, wall_clock_ns(), &mut self.tally, out)?;
+                let moment = Moment { now, wall_clock_ns: wall_clock_ns() };
+                device.publish(press, moment, &mut self.tally, out)?;
             }
             due += interval;
         }
@@ -372,6 +455,17 @@ impl Worker {
         Ok(())
     }
 
+    /// Lets a publisher wait until deliveries have come, or have been waited for long enough: a broker may drop some.
+    fn pause(&mut self, index: usize) {
+        let (now, on_their_way) = (self.now(), self.baton.on_their_way());
+        if self.stalled.0 != on_their_way {
+            self.stalled = (on_their_way, now);
+        } else if now >= self.stalled.1 + DELIVERY_STALL {
+            self.baton.give_up_on(on_their_way);
+        }
+        self.alarm_at(index, Alarm::Resume, now + DELIVERY_PAUSE);
+    }
+
     /// Publishes as much as the window and the socket take, where that is the pace: one write, and the rest in another
     /// turn.
     fn fill_window(&mut self, index: usize, out: &mut Vec<u8>) -> Result<(), Trouble> {
@@ -381,6 +475,8 @@ impl Worker {
         if press.publishing().pace != Pace::Window
             || self.phase != Phase::Publish
             || !device.is_online()
+            || !device.is_publisher()
+            || link.pauses
             || !link.unsent.is_empty()
             || device.room() == 0
             || is_finished(device, press)
@@ -388,17 +484,38 @@ impl Worker {
             return Ok(());
         }
         out.clear();
+        let hearers = i64::from(device.hearers());
         while device.room() > 0 && out.len() < WRITE_BYTES && !is_finished(device, press) {
-            device.publish(press, now, wall_clock_ns(), &mut self.tally, out)?;
+            if let Some(limit) = self.deliveries_at_once {
+                if self.baton.on_their_way() + hearers > limit {
+                    link.pauses = true;
+                    break;
+                }
+                self.baton.add_on_their_way(hearers);
+            }
+            let moment = Moment { now, wall_clock_ns: wall_clock_ns() };
+            device.publish(press, moment, &mut self.tally, out)?;
         }
+        let pauses = link.pauses;
         if is_finished(device, press) {
             self.tally.counters.finished += 1;
         }
         link.write(out)?;
-        if link.unsent.is_empty() && device.room() > 0 && !is_finished(device, press) {
+        if pauses {
+            self.pause(index);
+        } else if link.unsent.is_empty() && device.room() > 0 && !is_finished(device, press) {
             self.queue(index);
         }
         Ok(())
+    }
+}
+
+/// The latencies that a run is about, and that are seen while it runs.
+fn main_latencies<'a>(plan: &Plan, tally: &'a mut Tally) -> &'a mut Latencies {
+    match &plan.traffic {
+        Traffic::Publish(publishing) if publishing.audience.is_some() => &mut tally.deliver,
+        Traffic::Publish(_) | Traffic::Silent => &mut tally.acknowledge,
+        Traffic::Storm(_) => &mut tally.reconnect,
     }
 }
 

@@ -171,7 +171,11 @@ fn publish_head(bytes: &[u8]) -> Result<Option<PublishHead>, Violation> {
 }
 
 /// Answers anything but a PUBLISH. `version` is that of the CONNECT, once there was one.
-fn answer(packet: &Packet<'_>, version: Option<Version>, out: &mut Vec<u8>) -> Result<(), Violation> {
+pub(super) fn answer(
+    packet: &Packet<'_>,
+    version: Option<Version>,
+    out: &mut Vec<u8>,
+) -> Result<(), Violation> {
     let version = version.ok_or(Violation)?;
     let suback = |id: PacketId, reasons| SubAck::new(id, reasons);
     let encoded = match packet {
@@ -192,7 +196,7 @@ fn answer(packet: &Packet<'_>, version: Option<Version>, out: &mut Vec<u8>) -> R
     encoded.map_err(|_| Violation)
 }
 
-fn granted(qos: u8) -> ReasonCode {
+pub(super) fn granted(qos: u8) -> ReasonCode {
     match qos {
         0 => ReasonCode::Success,
         1 => ReasonCode::GrantedQos1,
