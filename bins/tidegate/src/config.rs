@@ -208,6 +208,8 @@ pub(crate) struct KafkaSettings {
     /// Memory for records that are not acknowledged yet.
     pub(crate) buffer: Size,
     pub(crate) batch_size: Size,
+    /// How batches are compressed.
+    pub(crate) compression: CompressionSetting,
     pub(crate) linger: Period,
     pub(crate) request_timeout: Period,
     /// Create topics that are missing, with this many partitions. Otherwise their records wait.
@@ -224,6 +226,7 @@ impl Default for KafkaSettings {
             bootstrap: Vec::new(),
             buffer: Size::mebibytes(256),
             batch_size: Size::kibibytes(256),
+            compression: CompressionSetting::None,
             linger: Period::millis(5),
             request_timeout: Period::seconds(30),
             create_topics_with_partitions: None,
@@ -231,6 +234,18 @@ impl Default for KafkaSettings {
             spill: SpillSettings::default(),
         }
     }
+}
+
+/// How batches are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CompressionSetting {
+    #[default]
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
 }
 
 /// `[kafka.NAME.spill]`

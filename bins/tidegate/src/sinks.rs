@@ -8,11 +8,12 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use tidegate_broker::Config;
 use tidegate_kafka::{
-    Directory, LATENCY_BUCKETS_MS, OpenError, Producer, SpillConfig, SpillStatus, State, Status, TopicLayout,
+    Compression, Directory, LATENCY_BUCKETS_MS, OpenError, Producer, SpillConfig, SpillStatus, State, Status,
+    TopicLayout,
 };
 use tidegate_session::{Limits, QueuePolicy};
 
-use crate::config::{KafkaSettings, QueuePolicySetting, Settings, SpillSettings};
+use crate::config::{CompressionSetting, KafkaSettings, QueuePolicySetting, Settings, SpillSettings};
 
 /// The broker's part of the settings.
 pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Config {
@@ -68,6 +69,13 @@ pub(crate) fn kafka_config(kafka: &KafkaSettings) -> tidegate_kafka::Config {
     tidegate_kafka::Config {
         bootstrap: kafka.bootstrap.clone(),
         batch_bytes: kafka.batch_size.as_usize(),
+        compression: match kafka.compression {
+            CompressionSetting::None => Compression::None,
+            CompressionSetting::Gzip => Compression::Gzip,
+            CompressionSetting::Snappy => Compression::Snappy,
+            CompressionSetting::Lz4 => Compression::Lz4,
+            CompressionSetting::Zstd => Compression::Zstd,
+        },
         linger: kafka.linger.get(),
         budget_bytes: kafka.buffer.as_usize(),
         request_timeout: kafka.request_timeout.get(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rskafka::client::SaslConfig;
 use tidegate_sink::BackoffPolicy;
 
+use crate::compression::Compression;
 use crate::connect::{Connect, PlainTcp};
 use crate::partitioner::{JavaPartitioner, Partitioner};
 
@@ -27,6 +28,8 @@ pub struct Config {
     pub partitioner: Arc<dyn Partitioner>,
     /// A batch is sealed at this many bytes. 256 KiB unless told.
     pub batch_bytes: usize,
+    /// How batches are compressed. Not at all unless told.
+    pub compression: Compression,
     /// A batch is sealed when its first record has waited this long; earlier when nothing is in flight. 5 ms unless told.
     pub linger: Duration,
     /// A request holds batches of no more bytes than this together, and a record that is larger alone is rejected. 4 MiB
@@ -72,6 +75,7 @@ impl Default for Config {
             sasl: None,
             partitioner: Arc::new(JavaPartitioner),
             batch_bytes: 256 * 1024,
+            compression: Compression::None,
             linger: Duration::from_millis(5),
             max_request_bytes: 4 * 1024 * 1024,
             budget_bytes: 256 * 1024 * 1024,

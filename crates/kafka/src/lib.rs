@@ -28,7 +28,8 @@
 //! # How a record travels
 //!
 //! [`Producer::offer`](tidegate_sink::Feed::offer) finds the topic and the partition and encodes the record into the
-//! partition's open batch, under a short lock: that is its only copy. One lane task for each Kafka node owns the node's
+//! partition's open batch, under a short lock: that is its only copy, unless [`Compression`] makes another when the batch
+//! is complete. One lane task for each Kafka node owns the node's
 //! connection. It seals a batch when it is full, when its linger is over, or at once when nothing is in flight, and puts
 //! the next batch of every ready partition into one Produce request, written with the batches where they lie. At most
 //! five requests are in flight, so at most five batches of a partition. While the partitions of a topic are not known,
@@ -81,6 +82,7 @@
     reason = "Kafka's lengths and counts are signed; each is bounded by a request"
 )]
 
+mod compression;
 mod config;
 mod connect;
 mod connection;
@@ -98,6 +100,7 @@ mod status;
 mod topic;
 mod wire;
 
+pub use compression::Compression;
 pub use config::{Config, MAX_TOPICS, TopicLayout};
 pub use connect::{Connect, Connecting, PlainTcp, Stream};
 pub use connection::ConnectionError;

@@ -19,7 +19,7 @@ use tidegate_sink::{Backoff, BackoffPolicy, Record, Rejection};
 use crate::error_class::{ErrorClass, OUT_OF_ORDER_SEQUENCE, classify};
 use crate::lane::Lane;
 use crate::record_batch::{
-    Buffers, Lent, OpenBatch, Owed, ProducerIdentity, SealedBatch, advance_sequence, retreat_sequence,
+    Lent, OpenBatch, Owed, ProducerIdentity, SealedBatch, advance_sequence, retreat_sequence,
 };
 use crate::spill::Spilled;
 
@@ -178,15 +178,14 @@ impl Partition {
 }
 
 impl Queue {
-    /// Takes a record in, or gives its ack back when the queue is closed. `buffers` is asked for when a batch begins.
+    /// Takes a record in, or gives its ack back when the queue is closed. `begin` makes a batch where one begins.
     pub(crate) fn append(
         &mut self,
         record: &Record<'_>,
         ack: Option<Owed>,
         charged: usize,
         batch_bytes: usize,
-        now: impl FnOnce() -> Instant,
-        buffers: impl FnOnce() -> Buffers,
+        begin: impl FnOnce() -> OpenBatch,
     ) -> Result<Appended, Option<Owed>> {
         if self.closed {
             return Err(ack);
@@ -199,7 +198,7 @@ impl Queue {
         if self.open.is_none() && appended == Appended::Joined {
             appended = Appended::Began;
         }
-        self.open.get_or_insert_with(|| OpenBatch::new(buffers(), now())).push(record, ack, charged);
+        self.open.get_or_insert_with(begin).push(record, ack, charged);
         Ok(appended)
     }
 
@@ -546,9 +545,15 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compression::Compression;
+    use crate::record_batch::Buffers;
 
     const LINGER: Duration = Duration::from_millis(5);
     const ID: ProducerIdentity = ProducerIdentity { id: 1, epoch: 0 };
+
+    fn begun(now: Instant) -> OpenBatch {
+        OpenBatch::new(Buffers::default(), Compression::None, now)
+    }
 
     struct Fixture {
         partition: Partition,
@@ -565,8 +570,7 @@ mod tests {
         fn batch(&mut self, records: usize) {
             let mut queue = self.partition.queue.lock();
             for _ in 0..records {
-                let now = self.now;
-                queue.append(&Record::new("t"), None, 50, 1 << 20, || now, Buffers::default).unwrap();
+                queue.append(&Record::new("t"), None, 50, 1 << 20, || begun(self.now)).unwrap();
             }
             let open = queue.open.take().unwrap();
             queue.sealed.push_back(open.seal());
@@ -707,7 +711,7 @@ mod tests {
     fn a_batch_waits_for_its_linger_unless_nothing_is_in_flight() {
         let f = Fixture::new();
         let mut queue = f.partition.queue.lock();
-        queue.append(&Record::new("t"), None, 50, 1000, || f.now, Buffers::default).unwrap();
+        queue.append(&Record::new("t"), None, 50, 1000, || begun(f.now)).unwrap();
         assert!(queue.next_batch(f.now, LINGER, false).is_none());
         assert_eq!(queue.deadline(LINGER), Some(f.now + LINGER));
         assert!(queue.next_batch(f.now + LINGER, LINGER, false).is_some());

@@ -20,7 +20,7 @@ use crate::config::{Config, MAX_TOPICS};
 use crate::connection::Dialer;
 use crate::control::{Control, ControlTask};
 use crate::lane::{Lane, LaneTask};
-use crate::record_batch::{Buffers, Owed, SealedBatch, budget_bytes};
+use crate::record_batch::{Buffers, OpenBatch, Owed, SealedBatch, budget_bytes};
 use crate::spill::{AckPolicy, Spill, SpillConfig, Spilled};
 use crate::status::{Meter, Status};
 use crate::topic::{Ended, MAX_TOPIC_NAME_BYTES, Topic};
@@ -354,9 +354,10 @@ impl Shared {
         *self.addresses.write() = nodes.collect();
     }
 
-    /// Buffers for a new batch: used ones where there are some.
-    pub(crate) fn spare_buffers(&self) -> Buffers {
-        self.spare.lock().pop().unwrap_or_default()
+    /// A new batch, in used buffers where there are some.
+    pub(crate) fn begin_batch(&self) -> OpenBatch {
+        let buffers = self.spare.lock().pop().unwrap_or_default();
+        OpenBatch::new(buffers, self.config.compression, Instant::now().into_std())
     }
 
     /// Keeps `buffers` for the next batch, unless there are enough or these are much larger than a batch.

@@ -9,6 +9,7 @@ use rskafka::protocol::messages::{MetadataRequest, MetadataRequestTopic};
 use rskafka::protocol::primitives::{Boolean, Int16, String_};
 use thiserror::Error;
 
+use crate::compression::{Compression, MAX_UNPACKED_BYTES, TOO_LARGE};
 use crate::config::{Config, host_port};
 use crate::connection::{Connection, ConnectionError, Dialer};
 use crate::error_class::error_name;
@@ -81,7 +82,7 @@ pub enum ReadError {
         /// The partition.
         partition: i32,
     },
-    /// A batch that this crate can't read: compressed, of an old format, or damaged.
+    /// A batch that this crate can't read: of an old format, damaged, or too large without its compression.
     #[error("{topic}/{partition} at offset {offset}: {what}")]
     Batch {
         /// The topic.
@@ -293,6 +294,7 @@ where
 /// Decodes whole batches; the last one of a fetch may be cut off, and is left for the next.
 fn decode_batches(batches: &Bytes, fetched: &mut Fetched) -> Result<(), (i64, &'static str)> {
     let mut rest = batches.clone();
+    let mut room = MAX_UNPACKED_BYTES;
     while rest.len() > 12 {
         let base_offset = long(&rest, 0).unwrap_or(0);
         let bad = |what| (base_offset, what);
@@ -309,16 +311,26 @@ fn decode_batches(batches: &Bytes, fetched: &mut Fetched) -> Result<(), (i64, &'
             return Err(bad("checksum mismatch"));
         }
         let attributes = batch.get(21..23).map_or(0, |a| u16::from_be_bytes([a[0], a[1]]));
-        fetched.next_offset = base_offset + i64::from(int(&batch, 23).ok_or(bad("cut off"))?) + 1;
+        let next_offset = base_offset + i64::from(int(&batch, 23).ok_or(bad("cut off"))?) + 1;
         if attributes & 0x20 != 0 {
+            fetched.next_offset = next_offset;
             continue; // control records are not for clients
         }
-        if attributes & 0x07 != 0 {
-            return Err(bad("compressed"));
-        }
+        let records = batch.slice(61.min(batch.len())..);
+        let records = match Compression::named_by(attributes).ok_or(bad("an unknown compression"))? {
+            Compression::None => records,
+            compression => match compression.unpack(&records, room) {
+                Ok(unpacked) => Bytes::from(unpacked),
+                // Alone in a fetch it may fit.
+                Err(TOO_LARGE) if !fetched.records.is_empty() => break,
+                Err(what) => return Err(bad(what)),
+            },
+        };
+        room = room.saturating_sub(records.len());
+        fetched.next_offset = next_offset;
         let base_timestamp = long(&batch, 27).ok_or(bad("cut off"))?;
         let count = int(&batch, 57).ok_or(bad("cut off"))?;
-        let mut body = Input { bytes: batch.slice(61.min(batch.len())..) };
+        let mut body = Input { bytes: records };
         for _ in 0..count {
             let record = body.record(base_offset, base_timestamp).ok_or(bad("malformed record"))?;
             fetched.records.push(record);

@@ -1,11 +1,13 @@
 //! Record batches (Kafka's message format 2): records encoded once, straight into the bytes that go to the socket.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tidegate_sink::{Ack, Record};
 
+use crate::compression::{Compression, MAX_UNPACKED_BYTES};
 use crate::spill::AckPolicy;
 
 /// Bytes before the first record.
@@ -76,16 +78,17 @@ pub(crate) struct OpenBatch {
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
     charged: usize,
+    compression: Compression,
     opened: Instant,
 }
 
 impl OpenBatch {
-    pub(crate) fn new(buffers: Buffers, now: Instant) -> Self {
+    pub(crate) fn new(buffers: Buffers, compression: Compression, now: Instant) -> Self {
         let Buffers { mut bytes, mut acks } = buffers;
         bytes.clear();
         bytes.resize(HEADER_BYTES, 0);
         acks.clear();
-        Self { bytes, acks, base_timestamp_ms: 0, max_timestamp_ms: 0, charged: 0, opened: now }
+        Self { bytes, acks, base_timestamp_ms: 0, max_timestamp_ms: 0, charged: 0, compression, opened: now }
     }
 
     /// Encodes `record` at the end.
@@ -116,10 +119,10 @@ impl OpenBatch {
         self.opened
     }
 
-    /// Completes the header but for what [`SealedBatch::stamp`] writes.
+    /// Compresses the records, and completes the header but for what [`SealedBatch::stamp`] writes.
     pub(crate) fn seal(self) -> SealedBatch {
-        let Self { bytes, acks, base_timestamp_ms, max_timestamp_ms, charged, opened } = self;
-        SealedBatch::new(bytes, acks, base_timestamp_ms, max_timestamp_ms, charged, opened)
+        let Self { bytes, acks, base_timestamp_ms, max_timestamp_ms, charged, compression, opened } = self;
+        SealedBatch::new(bytes, acks, compression, (base_timestamp_ms, max_timestamp_ms), charged, opened)
     }
 }
 
@@ -151,11 +154,18 @@ impl SealedBatch {
     fn new(
         mut bytes: Vec<u8>,
         acks: Vec<Option<Owed>>,
-        base_ms: i64,
-        max_ms: i64,
+        compression: Compression,
+        (base_ms, max_ms): (i64, i64),
         charged: usize,
         opened: Instant,
     ) -> Self {
+        let mut attributes = 0; // create time, no transaction
+        if let Some(packed) = compression.pack(&bytes[HEADER_BYTES..]) {
+            // Into the same buffer: it is as large as the next batch needs it.
+            bytes.truncate(HEADER_BYTES);
+            bytes.extend_from_slice(&packed);
+            attributes = compression.id();
+        }
         let count = i32::try_from(acks.len()).unwrap_or(i32::MAX);
         let length = i32::try_from(bytes.len() - 12).unwrap_or(i32::MAX);
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -163,7 +173,7 @@ impl SealedBatch {
         put(8, &length.to_be_bytes());
         put(12, &(-1_i32).to_be_bytes()); // leader epoch: unknown to producers
         put(16, &[2]); // message format
-        put(CRC_FROM, &0_i16.to_be_bytes()); // attributes: no compression, create time, no transaction
+        put(CRC_FROM, &attributes.to_be_bytes());
         put(23, &(count - 1).to_be_bytes());
         put(27, &base_ms.to_be_bytes());
         put(35, &max_ms.to_be_bytes());
@@ -250,11 +260,13 @@ impl SealedBatch {
     pub(crate) fn split(mut self) -> (Self, Self) {
         let mut first_acks = self.take_acks();
         let middle = first_acks.len() / 2;
-        let (base_ms, max_ms) = (self.long(27), self.long(35));
+        let milliseconds = (self.long(27), self.long(35));
+        let compression = compression_of(&self.bytes).expect("this crate wrote the attributes");
+        let records = unpacked(&self.bytes).expect("what this crate packed, it unpacks");
         let second_acks = first_acks.split_off(middle);
         let mut first_bytes = vec![0; HEADER_BYTES];
         let mut second_bytes = vec![0; HEADER_BYTES];
-        let mut rest = &self.bytes[HEADER_BYTES..];
+        let mut rest = &records[HEADER_BYTES..];
         for index in 0..first_acks.len() + second_acks.len() {
             let record = take_record(&mut rest);
             let (out, at) =
@@ -268,13 +280,20 @@ impl SealedBatch {
             position: self.position,
             first_sent: self.first_sent,
             replayed: self.replayed,
-            ..Self::new(first_bytes, first_acks, base_ms, max_ms, first_charge, opened)
+            ..Self::new(first_bytes, first_acks, compression, milliseconds, first_charge, opened)
         };
         let second = Self {
             position: self.position + middle as u64,
             first_sent: self.first_sent,
             replayed: self.replayed,
-            ..Self::new(second_bytes, second_acks, base_ms, max_ms, self.charged - first_charge, opened)
+            ..Self::new(
+                second_bytes,
+                second_acks,
+                compression,
+                milliseconds,
+                self.charged - first_charge,
+                opened,
+            )
         };
         (first, second)
     }
@@ -288,13 +307,32 @@ fn long(bytes: &[u8], at: usize) -> Option<i64> {
     Some(i64::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
+fn compression_of(batch: &[u8]) -> Option<Compression> {
+    let attributes = batch.get(CRC_FROM..).and_then(<[u8]>::first_chunk).copied();
+    Compression::named_by(attributes.map_or(0, u16::from_be_bytes))
+}
+
+/// A batch without its compression; length and checksum stay those of the compressed one.
+///
+/// # Errors
+/// Says what is wrong with its bytes.
+pub(crate) fn unpacked(batch: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    let (header, records) = batch.split_at_checked(HEADER_BYTES).ok_or("cut off")?;
+    let compression = compression_of(batch).ok_or("an unknown compression")?;
+    if compression == Compression::None {
+        return Ok(Cow::Borrowed(batch));
+    }
+    let records = compression.unpack(records, MAX_UNPACKED_BYTES)?;
+    Ok(Cow::Owned([header, &records].concat()))
+}
+
 /// How many records a batch says that it has.
 pub(crate) fn record_count(batch: &[u8]) -> usize {
     let count = batch.get(57..).and_then(<[u8]>::first_chunk).copied().map_or(0, i32::from_be_bytes);
     usize::try_from(count).unwrap_or(0)
 }
 
-/// Decodes the records of a batch that this module wrote, in order. Says how many there were.
+/// Decodes the records of a batch that this module wrote and that is [`unpacked`], in order. Says how many there were.
 pub(crate) fn for_each_record(batch: &[u8], topic: &str, mut each: impl FnMut(usize, &Record<'_>)) -> usize {
     let base_ms = long(batch, 27).unwrap_or(0);
     let mut rest = batch.get(HEADER_BYTES..).unwrap_or_default();
@@ -426,8 +464,8 @@ mod tests {
 
     const PRODUCER: ProducerIdentity = ProducerIdentity { id: 0x0102_0304_0506_0708, epoch: 9 };
 
-    fn batch_of(records: &[Record<'_>]) -> SealedBatch {
-        let mut open = OpenBatch::new(Buffers::default(), Instant::now());
+    fn batch_of(records: &[Record<'_>], compression: Compression) -> SealedBatch {
+        let mut open = OpenBatch::new(Buffers::default(), compression, Instant::now());
         for record in records {
             open.push(record, None, budget_bytes(record));
         }
@@ -437,16 +475,15 @@ mod tests {
     #[test]
     fn a_batch_has_the_bytes_that_the_format_says() {
         let headers: [(&str, Option<&[u8]>); 2] = [("h", Some(b"1")), ("n", None)];
-        let mut batch = batch_of(&[
-            Record {
-                key: Some(b"k"),
-                value: Some(b"vv"),
-                headers: &headers,
-                timestamp_ms: 1000,
-                ..Record::new("t")
-            },
-            Record { timestamp_ms: 936, ..Record::new("t") },
-        ]);
+        let first = Record {
+            key: Some(b"k"),
+            value: Some(b"vv"),
+            headers: &headers,
+            timestamp_ms: 1000,
+            ..Record::new("t")
+        };
+        let second = Record { timestamp_ms: 936, ..Record::new("t") };
+        let mut batch = batch_of(&[first, second], Compression::None);
         batch.stamp(PRODUCER, 77);
         let records = [
             // length 16 (zigzag 32), attributes, timestamp delta 0, offset delta 0
@@ -492,7 +529,7 @@ mod tests {
             headers: &headers,
             ..Record::new("topic")
         };
-        let mut open = OpenBatch::new(Buffers::default(), Instant::now());
+        let mut open = OpenBatch::new(Buffers::default(), Compression::None, Instant::now());
         let before = open.bytes();
         open.push(&record, None, budget_bytes(&record));
         assert!(open.bytes() - before + size_of::<Option<Owed>>() <= budget_bytes(&record));
@@ -502,13 +539,16 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(100))]
         #[test]
         fn halves_hold_the_same_records_in_order(
-            values in proptest::collection::vec((proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)), any::<i64>()), 2..300)
+            values in proptest::collection::vec((proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)), any::<i64>()), 2..300),
+            compression in proptest::sample::select(vec![
+                Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd,
+            ]),
         ) {
             let records: Vec<Record<'_>> = values
                 .iter()
                 .map(|(value, ms)| Record { value: value.as_deref(), timestamp_ms: *ms, ..Record::new("t") })
                 .collect();
-            let whole = batch_of(&records);
+            let whole = batch_of(&records, compression);
             let (charged, count) = (whole.charged(), whole.records());
             let (first, second) = whole.split();
             prop_assert_eq!(first.charged() + second.charged(), charged);

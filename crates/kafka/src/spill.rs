@@ -1,6 +1,7 @@
 //! What happens while Kafka does not take records: they go to a log on disk, are acknowledged there, and come back from
 //! it before anything newer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,10 +13,12 @@ use tidegate_spill::{Disk, EntryId, Log, Options, ReadError, Recovery};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
+use crate::config::Config;
 use crate::partition::{Copied, Gathered, Partition};
 use crate::producer::Shared;
 use crate::record_batch::{
     Buffers, Lent, LentState, OpenBatch, Owed, SealedBatch, budget_bytes, for_each_record, record_count,
+    unpacked,
 };
 use crate::topic::{Topic, Waiting};
 
@@ -23,6 +26,8 @@ use crate::topic::{Topic, Waiting};
 const LOOK: Duration = Duration::from_millis(100);
 /// What the ack of a record that is on disk, and waits for Kafka nevertheless, is charged in memory.
 const KEPT_ACK_BYTES: usize = 64;
+/// Bytes of a topic's records that are read back at once, without their compression.
+const READ_BACK_BYTES: usize = 4 * 1024 * 1024;
 /// The version of an entry's own format.
 const ENTRY_VERSION: u8 = 1;
 
@@ -195,6 +200,18 @@ impl Spill {
     pub(crate) fn force(&self) {
         self.force.store(true, Ordering::Relaxed);
         self.wake.notify_one();
+    }
+
+    /// The bytes of an entry, its batch without compression.
+    fn read(&self, id: EntryId) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = self.log.read(id)?;
+        let Some((_, _, batch)) = parse(&bytes) else { return Ok(bytes) };
+        let begins = bytes.len() - batch.len();
+        if let Cow::Owned(batch) = unpacked(batch).map_err(|_| ReadError::Damaged)? {
+            bytes.truncate(begins);
+            bytes.extend(batch);
+        }
+        Ok(bytes)
     }
 
     fn list(&self, due: Due) {
@@ -433,11 +450,16 @@ impl Shared {
     /// Reads entries of a partition back, into one batch.
     pub(crate) fn load(self: &Arc<Self>, partition: &Arc<Partition>, entries: Vec<Spilled>) {
         let Some(spill) = &self.spill else { return };
-        let mut open = OpenBatch::new(Buffers::default(), now());
+        let mut open = OpenBatch::new(Buffers::default(), self.config.compression, now());
         let mut entries = entries.into_iter();
         let mut unread = None;
         for spilled in entries.by_ref() {
-            match spill.log.read(spilled.id) {
+            // What is small on disk may be large here: the rest is for the next batch.
+            if !open.is_empty() && open.bytes() >= self.config.batch_bytes {
+                unread = Some(spilled);
+                break;
+            }
+            match spill.read(spilled.id) {
                 Ok(bytes) => self.decode(&bytes, spilled, 0, |record, _, owed| {
                     let charged = budget_bytes(record);
                     self.budget.take(charged);
@@ -467,10 +489,17 @@ impl Shared {
         let mut records = Vec::new();
         let mut entries = entries.into_iter();
         let mut unread = None;
+        let mut total = 0;
         for spilled in entries.by_ref() {
-            match spill.log.read(spilled.id) {
+            // What is small on disk may be large here: the rest is for the next time.
+            if total >= READ_BACK_BYTES {
+                unread = Some(spilled);
+                break;
+            }
+            match spill.read(spilled.id) {
                 Ok(bytes) => {
-                    let size = spilled.id.bytes();
+                    let size = bytes.len();
+                    total += size;
                     spill.read_back.fetch_add(size, Ordering::AcqRel);
                     self.decode(&bytes, spilled, size, |record, partition, owed| {
                         let charged = budget_bytes(record);
@@ -599,7 +628,7 @@ fn serve_topic(shared: &Arc<Shared>, spill: &Spill, topic: &Arc<Topic>, force: b
         tokio::task::spawn_blocking(move || shared.read_back(&topic, entries));
     }
     let waiting = topic.gather(now(), spill.after, force);
-    let groups = group(waiting, shared.config.batch_bytes);
+    let groups = group(waiting, &shared.config);
     topic.begin_writing(groups.len());
     for (partition, batch, records) in groups {
         let bytes = entry(&topic.name, partition, batch.bytes());
@@ -609,7 +638,7 @@ fn serve_topic(shared: &Arc<Shared>, spill: &Spill, topic: &Arc<Topic>, force: b
 }
 
 /// Encodes records in groups of one explicit partition, or none, and of a batch's size.
-fn group(waiting: Vec<Waiting>, batch_bytes: usize) -> Vec<(Option<i32>, SealedBatch, Vec<Waiting>)> {
+fn group(waiting: Vec<Waiting>, config: &Config) -> Vec<(Option<i32>, SealedBatch, Vec<Waiting>)> {
     let mut groups = Vec::new();
     let mut current: Option<(Option<u32>, OpenBatch, Vec<Waiting>)> = None;
     let mut close = |group: Option<(Option<u32>, OpenBatch, Vec<Waiting>)>| {
@@ -620,13 +649,13 @@ fn group(waiting: Vec<Waiting>, batch_bytes: usize) -> Vec<(Option<i32>, SealedB
     for record in waiting {
         let partition = record.record.partition();
         let fits = |(of, open, _): &(Option<u32>, OpenBatch, Vec<Waiting>)| {
-            *of == partition && open.bytes() + record.charged <= batch_bytes
+            *of == partition && open.bytes() + record.charged <= config.batch_bytes
         };
         if !current.as_ref().is_some_and(fits) {
             close(current.take());
         }
-        let (_, open, records) =
-            current.get_or_insert_with(|| (partition, OpenBatch::new(Buffers::default(), now()), Vec::new()));
+        let begin = || OpenBatch::new(Buffers::default(), config.compression, now());
+        let (_, open, records) = current.get_or_insert_with(|| (partition, begin(), Vec::new()));
         record.record.with_borrowed(|borrowed| open.push(borrowed, None, 0));
         records.push(record);
     }

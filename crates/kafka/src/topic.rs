@@ -123,9 +123,8 @@ impl Topic {
             return Err(Ended { ack, charged, outcome: Outcome::Rejected(Rejection::Invalid) });
         };
         let mut queue = partition.queue.lock();
-        let now = || tokio::time::Instant::now().into_std();
         let appended = queue
-            .append(record, ack, charged, shared.config.batch_bytes, now, || shared.spare_buffers())
+            .append(record, ack, charged, shared.config.batch_bytes, || shared.begin_batch())
             .map_err(|ack| Ended { ack, charged, outcome: Outcome::Lost })?;
         if queue.spilling && !queue.spill_listed {
             queue.spill_listed = true;

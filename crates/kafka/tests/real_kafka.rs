@@ -1,15 +1,13 @@
 //! The same promises against Apache Kafka itself, which `scripts/kafka` runs: it needs Java and, the first time, the
 //! network. `cargo test -p tidegate-kafka --test real_kafka -- --ignored`
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::{PATIENCE, Stream, check_counts, config, start, until};
-use tidegate_kafka::{Config, Credentials, Reader, SaslConfig, State, TopicLayout};
+use support::{Stream, check_counts, config, start, until, values};
+use tidegate_kafka::{Config, Credentials, SaslConfig, State, TopicLayout};
 use tidegate_sink::Outcome;
 use tidegate_testkit::kafka::RealKafka;
 use tokio::task::spawn_blocking;
@@ -17,23 +15,6 @@ use tokio::task::spawn_blocking;
 fn config_for(kafka: &RealKafka) -> Config {
     let layout = TopicLayout { partitions: 4, replication: 1, config: Vec::new() };
     Config { create_topics: Some(layout), batch_bytes: 8 * 1024, ..config(kafka.bootstrap()) }
-}
-
-/// All values of the stream's topic, by partition, in the order of their offsets.
-async fn values(kafka: &RealKafka, topic: &str) -> Vec<(i32, Vec<u8>)> {
-    let mut reader = Reader::connect(&config(kafka.bootstrap()), topic).await.unwrap();
-    let mut values = Vec::new();
-    for partition in reader.partitions() {
-        let (mut offset, end) = reader.offsets(partition).await.unwrap();
-        while offset < end {
-            let fetched = reader.fetch(partition, offset, PATIENCE).await.unwrap();
-            offset = fetched.next_offset;
-            values.extend(
-                fetched.records.into_iter().map(|record| (partition, record.value.unwrap().to_vec())),
-            );
-        }
-    }
-    values
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,7 +39,7 @@ async fn apache_kafka_killed_and_restarted_under_load_loses_and_duplicates_nothi
     }
     stream.settled(&producer).await;
     let status = producer.status();
-    let found = values(&kafka, "killed").await;
+    let found = values(&config(kafka.bootstrap()), "killed").await;
     let duplicates = stream.check_values(found.into_iter());
     assert_eq!(stream.told.ended(Outcome::Delivered) as u64, stream.offered);
     // A SIGKILL may take what a single node had not yet written to its log with it, but not what it had answered for:
@@ -82,7 +63,7 @@ async fn apache_kafka_refuses_a_record_that_is_too_large_and_takes_its_neighbour
     stream.padding = 0;
     stream.offer(&producer, 50).await;
     stream.settled(&producer).await;
-    let found = values(&kafka, "large").await;
+    let found = values(&config(kafka.bootstrap()), "large").await;
     assert_eq!((stream.told.ended(Outcome::Delivered), found.len()), (100, 100));
     assert_eq!(stream.check_values(found.into_iter()), 0);
     assert_eq!(producer.status().possible_duplicates, 0, "{:?}", producer.status());
@@ -150,7 +131,7 @@ async fn apache_kafka_frozen_for_longer_than_the_timeouts_stores_nothing_twice()
     }
     stream.settled(&producer).await;
     let status = producer.status();
-    let found = values(&kafka, "frozen").await;
+    let found = values(&config(kafka.bootstrap()), "frozen").await;
     assert_eq!(stream.told.ended(Outcome::Delivered) as u64, stream.offered);
     assert_eq!((stream.check_values(found.into_iter()), status.possible_duplicates), (0, 0), "{status:#?}");
     assert!(status.connection_losses > 0, "requests were in flight");

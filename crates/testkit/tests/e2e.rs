@@ -106,6 +106,55 @@ async fn killing_kafka_twice_loses_and_repeats_nothing() {
     assert_eq!(report.acknowledged, u64::from(DEVICES) * MESSAGES);
 }
 
+/// Each of Kafka's compressions, read by Kafka's own consumer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compressed_batches_are_read_by_kafkas_own_consumer() {
+    const COMPRESSIONS: [&str; 4] = ["gzip", "snappy", "lz4", "zstd"];
+    const COUNT: usize = 200;
+    let (broker, kafka) = blocking(|| {
+        let kafka = RealKafka::start().expect("a real Kafka starts");
+        let section = |name: &str| {
+            kafka.create_topic(name, 1, &[]).expect("the topic is created");
+            let bootstrap = kafka.bootstrap();
+            format!("[kafka.{name}]\nbootstrap = [\"{bootstrap}\"]\ncompression = \"{name}\"\n")
+        };
+        let output = |name: &str| format!("[[rules.outputs]]\nkafka = \"{name}\"\ntopic = \"{name}\"\n");
+        let config = [
+            COMPRESSIONS.map(section).concat(),
+            "[[rules]]\nid = \"all\"\nsql = 'SELECT * FROM \"t/#\"'\n".to_owned(),
+            COMPRESSIONS.map(output).concat(),
+        ]
+        .concat();
+        (Launch::new(config).start().expect("the broker starts"), kafka)
+    })
+    .await;
+    let mut options = MqttOptions::new("device", "127.0.0.1", broker.mqtt().port());
+    options.set_inflight(100);
+    let (client, mut events) = AsyncClient::new(options, COUNT);
+    let message = |number: usize| format!("{number} {}", "21.5 ".repeat(100));
+    for number in 0..COUNT {
+        client.publish("t/x", QoS::AtLeastOnce, false, message(number)).await.unwrap();
+    }
+    let mut acknowledged = 0;
+    while acknowledged < COUNT {
+        let event = timeout(Duration::from_secs(20), events.poll()).await.unwrap().unwrap();
+        acknowledged += usize::from(matches!(event, Event::Incoming(Packet::PubAck(_))));
+    }
+    let (_, metrics) = broker.http_get("/metrics").unwrap();
+    let read = blocking(move || COMPRESSIONS.map(|topic| kafka.records(topic).unwrap())).await;
+    for (compression, records) in COMPRESSIONS.into_iter().zip(read) {
+        let found: Vec<_> =
+            records.into_iter().map(|record| String::from_utf8(record.value).unwrap()).collect();
+        let expected: Vec<_> = (0..COUNT).map(message).collect();
+        assert_eq!(found, expected, "{compression}");
+        let metric = format!("tidegate_sink_batch_bytes_total{{sink=\"{compression}\"}} ");
+        let bytes = metrics.lines().find_map(|line| line.strip_prefix(&metric)?.parse().ok());
+        let bytes: u32 = bytes.expect("the sink counts its bytes");
+        eprintln!("{compression}: {bytes} bytes of {}", expected.concat().len());
+        assert!((bytes as usize) < expected.concat().len() / 2, "{compression}: {bytes} bytes");
+    }
+}
+
 /// Clients that nobody here wrote, on both sides: each message that mosquitto_pub and paho were promised is read by kcat.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mosquitto_pub_and_paho_publish_and_kcat_reads() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tidegate_kafka::{Config, Producer, Status};
+use tidegate_kafka::{Config, Producer, Reader, Status};
 use tidegate_minikafka::MiniKafka;
 use tidegate_sink::{Ack, BackoffPolicy, Feed, Offer, Outcome, Record, Settle, Settled};
 use tokio::runtime::Handle;
@@ -162,6 +162,23 @@ impl Stream {
         }
         seen.values().map(|times| times - 1).sum()
     }
+}
+
+/// All values of `topic`, by partition, in the order of their offsets.
+pub(crate) async fn values(config: &Config, topic: &str) -> Vec<(i32, Vec<u8>)> {
+    let mut reader = Reader::connect(config, topic).await.unwrap();
+    let mut values = Vec::new();
+    for partition in reader.partitions() {
+        let (mut offset, end) = reader.offsets(partition).await.unwrap();
+        while offset < end {
+            let fetched = reader.fetch(partition, offset, PATIENCE).await.unwrap();
+            offset = fetched.next_offset;
+            values.extend(
+                fetched.records.into_iter().map(|record| (partition, record.value.unwrap().to_vec())),
+            );
+        }
+    }
+    values
 }
 
 /// The law of a feed: everything that was taken is accounted for.
