@@ -9,6 +9,7 @@ use tidegate_codec::{QoS, Version};
 
 use crate::load::{Audience, Pace, Payload, PayloadFormat, Plan, Publishing, Storm, TopicTemplate, Traffic};
 use crate::units;
+use crate::verify::{Duplicates, Question};
 
 /// Connections from one source address to one port. Far below the 28,000 ephemeral ports of Linux: binding searches for
 /// a free one, and where half of them are taken, or still wait out a last run (TIME_WAIT), it costs ten times as much.
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Pairs(PairsArgs),
     /// Many devices that lose their connections all at once: when are they back?
     Storm(StormArgs),
+    /// What Kafka holds against what was acknowledged: loss, phantoms, duplicates, order, damage.
+    Verify(VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -175,6 +178,28 @@ pub(crate) struct StormArgs {
     pub(crate) duration: Duration,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Nodes of Kafka to ask first; without TLS and passwords.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_value = "127.0.0.1:9092")]
+    pub(crate) kafka: Vec<String>,
+    /// The topic that the rule writes the payloads to, as they are.
+    #[arg(long)]
+    pub(crate) topic: String,
+    /// What `fleet` or `flood` wrote; several if several ran side by side.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) ledger: Vec<PathBuf>,
+    /// How long acknowledged records may take to appear: a broker may hold them on disk while Kafka is away.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    pub(crate) wait: Duration,
+    /// A record that is there more than once is no failure.
+    #[arg(long)]
+    pub(crate) allow_duplicates: bool,
+    /// Write the result to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
 /// Who connects, and what is measured and written down.
 #[derive(Debug, Args)]
 pub(crate) struct DeviceArgs {
@@ -237,6 +262,9 @@ pub(crate) struct MessageArgs {
     /// Messages of each device.
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
+    /// Note what is sent and acknowledged in a new file, for `verify`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger: Option<PathBuf>,
     /// How long to wait for the last acknowledgements.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub(crate) drain: Duration,
@@ -250,6 +278,9 @@ impl MessageArgs {
     }
 
     fn publishing(&self, topic: &TopicTemplate, window: u16, pace: Pace) -> Result<Traffic, String> {
+        if self.ledger.is_some() && self.payload_format == PayloadFormat::None {
+            return Err("--payload-format none can't be verified, so there is no --ledger for it".to_owned());
+        }
         let payload = Payload::new(self.payload_format, self.payload).map_err(|error| error.to_string())?;
         let qos = QoS::from_u8(self.qos).expect("clap checks the range");
         let topic = topic.clone();
@@ -334,6 +365,18 @@ impl PairsArgs {
     }
 }
 
+impl VerifyArgs {
+    pub(crate) fn question(&self) -> Question {
+        Question {
+            bootstrap: self.kafka.clone(),
+            topic: self.topic.clone(),
+            ledgers: self.ledger.clone(),
+            wait: self.wait,
+            duplicates: if self.allow_duplicates { Duplicates::Allowed } else { Duplicates::Wrong },
+        }
+    }
+}
+
 impl StormArgs {
     pub(crate) fn plan(&self) -> Result<Plan, String> {
         let storm = Storm { rate: self.rate, retry: self.retry };
@@ -375,6 +418,7 @@ impl DeviceArgs {
             } else {
                 self.source.clone()
             },
+            ledger: None,
         })
     }
 }
@@ -416,7 +460,7 @@ mod tests {
             Command::Fanout(args) => args.plan(),
             Command::Pairs(args) => args.plan(),
             Command::Storm(args) => args.plan(),
-            Command::Null(_) => Err("not a load".to_owned()),
+            Command::Null(_) | Command::Verify(_) => Err("not a load".to_owned()),
         }
     }
 
@@ -475,6 +519,8 @@ mod tests {
             ("fleet --source ::1", "IPv6"),
             ("fleet --first-id 4294967295", "device numbers"),
             ("flood --window 0", "--window"),
+            ("fleet --payload-format none --ledger x", "--ledger"),
+            ("verify --topic t", "--ledger"),
             ("fanout --qos 2", "QoS 0 and 1"),
             ("fanout --topics 2", "--publishers"),
             ("pairs --topic one", "{id}"),

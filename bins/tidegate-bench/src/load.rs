@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 use mio::Waker;
 use serde::Serialize;
 use thiserror::Error;
+use tidegate_ledger::file::Writer;
 
 use self::baton::{Baton, Phase, Window};
-pub(crate) use self::payload::{Payload, PayloadFormat};
+pub(crate) use self::payload::{Payload, PayloadFormat, Stamp};
 pub(crate) use self::plan::{Audience, Pace, Plan, Publishing, Storm, TopicTemplate, Traffic};
 pub(crate) use self::tally::{Counters, Tally};
 use self::worker::Worker;
@@ -49,8 +50,8 @@ pub(crate) enum LoadError {
          several with different --first-id"
     )]
     FileLimit { clients: u32, needed: u64, limit: u64 },
-    #[error("the event loop failed: {0}")]
-    EventLoop(#[from] io::Error),
+    #[error("the generator failed: {0}")]
+    Generator(#[from] io::Error),
     #[error("a thread of the generator panicked")]
     Panicked,
 }
@@ -153,6 +154,7 @@ struct Conductor<'a, F> {
     threads: Vec<Thread>,
     stop: &'a AtomicBool,
     on_second: F,
+    ledger: Option<Arc<Writer>>,
     seconds: Vec<Second>,
     seconds_ended: u64,
     /// The counters at the end of the last second.
@@ -168,6 +170,7 @@ struct Thread {
 impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
     fn start(plan: &Plan, stop: &'a AtomicBool, on_second: F) -> Result<Self, LoadError> {
         let plan = Arc::new(plan.clone());
+        let ledger = plan.ledger.clone();
         let baton = Arc::new(Baton::default());
         let start = Instant::now();
         let mut threads = Vec::with_capacity(plan.threads);
@@ -178,7 +181,7 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
             threads.push(Thread { handle, waker, window });
         }
         let (seconds, seconds_ended, before) = (Vec::new(), 0, Counters::default());
-        Ok(Self { start, baton, threads, stop, on_second, seconds, seconds_ended, before })
+        Ok(Self { start, baton, threads, stop, on_second, ledger, seconds, seconds_ended, before })
     }
 
     /// Waits until `done`, until that much time has passed, until somebody stops the run, or until a thread fails.
@@ -267,6 +270,9 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
         let mut tally = Tally::new();
         for thread in self.threads {
             tally.merge(&thread.handle.join().map_err(|_| LoadError::Panicked)??);
+        }
+        if let Some(ledger) = &self.ledger {
+            ledger.finish().map_err(|error| worker::ledger_failed(&error))?;
         }
         Ok((tally, self.seconds, self.start.elapsed()))
     }

@@ -11,17 +11,21 @@ mod null;
 mod procfs;
 mod report;
 mod units;
+mod verify;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser as _;
+use serde::Serialize;
+use tidegate_ledger::file::Writer;
 
-use crate::cli::{Cli, Command, DeviceArgs, NullArgs};
+use crate::cli::{Cli, Command, DeviceArgs, MessageArgs, NullArgs, VerifyArgs};
 use crate::load::{LoadError, Plan, Second};
 use crate::null::{Mode, NullServer, Seen};
 use crate::report::Report;
@@ -35,12 +39,15 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = stop_on_signals().and_then(|stop| match &cli.command {
         Command::Null(args) => null(args, &stop),
-        Command::Fleet(args) => load("fleet", &args.devices, args.plan(), &stop),
-        Command::Flood(args) => load("flood", &args.devices, args.plan(), &stop),
+        Command::Fleet(args) => load("fleet", &args.devices, with_ledger(args.plan(), &args.messages), &stop),
+        Command::Flood(args) => load("flood", &args.devices, with_ledger(args.plan(), &args.messages), &stop),
         Command::Idle(args) => load("idle", &args.devices, args.plan(), &stop),
-        Command::Fanout(args) => load("fanout", &args.devices, args.plan(), &stop),
-        Command::Pairs(args) => load("pairs", &args.devices, args.plan(), &stop),
+        Command::Fanout(args) => {
+            load("fanout", &args.devices, with_ledger(args.plan(), &args.messages), &stop)
+        }
+        Command::Pairs(args) => load("pairs", &args.devices, with_ledger(args.plan(), &args.messages), &stop),
         Command::Storm(args) => load("storm", &args.devices, args.plan(), &stop),
+        Command::Verify(args) => verify(args),
     });
     match result {
         Ok(code) => code,
@@ -65,7 +72,7 @@ impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         match error {
             LoadError::FileLimit { .. } => Self::Usage(error.to_string()),
-            LoadError::EventLoop(_) | LoadError::Panicked => Self::Run(error.to_string()),
+            LoadError::Generator(_) | LoadError::Panicked => Self::Run(error.to_string()),
         }
     }
 }
@@ -82,6 +89,32 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, Failure> {
             .map_err(|error| Failure::Run(format!("cannot wait for signals: {error}")))?;
     }
     Ok(stop)
+}
+
+/// Creates the ledger's file where one is asked for.
+fn with_ledger(plan: Result<Plan, String>, messages: &MessageArgs) -> Result<Plan, String> {
+    let mut plan = plan?;
+    let Some(path) = &messages.ledger else { return Ok(plan) };
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let started_ns = u64::try_from(started.as_nanos()).unwrap_or(u64::MAX);
+    let writer = Writer::create(path, started_ns)
+        .map_err(|error| format!("cannot create the ledger {}: {error}", path.display()))?;
+    plan.ledger = Some(Arc::new(writer));
+    Ok(plan)
+}
+
+fn verify(args: &VerifyArgs) -> Result<ExitCode, Failure> {
+    let found = verify::verify(&args.question()).map_err(|error| Failure::Run(error.to_string()))?;
+    print_out(&found.to_string());
+    write_json(args.json.as_deref(), &found)?;
+    Ok(if found.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+}
+
+fn write_json(path: Option<&Path>, value: &impl Serialize) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(value).expect("reports have only text and numbers for keys");
+    std::fs::write(path, text + "\n")
+        .map_err(|error| Failure::Run(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Runs a load, and prints and writes its report.
@@ -105,11 +138,7 @@ fn load(
     })?;
     let report = Report::new(command, &plan, &pids, outcome);
     print_out(&report.to_string());
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report).expect("a report has only string keys");
-        std::fs::write(path, text + "\n")
-            .map_err(|error| Failure::Run(format!("cannot write {}: {error}", path.display())))?;
-    }
+    write_json(args.json.as_deref(), &report)?;
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }
 

@@ -68,6 +68,7 @@ pub(super) struct Moment {
 #[derive(Debug, Clone, Copy)]
 struct InFlight {
     packet_id: PacketId,
+    sequence: u64,
     sent_at: Duration,
     /// PUBACK at QoS 1; PUBREC and then PUBCOMP at QoS 2.
     awaits: PacketType,
@@ -177,7 +178,11 @@ impl Device {
     ) -> Result<(), Trouble> {
         let packet_id = self.next_packet_id;
         let stamp = Stamp { publisher: self.number, sequence: self.sequence, sent_ns: wall_clock_ns };
+        if let Some(notes) = &mut tally.notes {
+            notes.sent(self.number, self.sequence);
+        }
         press.publish(stamp, self.part.topic, packet_id, out)?;
+        let sequence = self.sequence;
         self.sequence += 1;
         self.last_sent_at = now;
         tally.counters.sent += 1;
@@ -191,7 +196,7 @@ impl Device {
             // With a window below 65,535 an identifier is free again long before its turn comes, unless the broker
             // forgets single messages; it would see the same identifier twice then, and we count it as unacknowledged.
             self.next_packet_id = PacketId::new(packet_id.get().wrapping_add(1)).unwrap_or(FIRST_PACKET_ID);
-            self.in_flight.push_back(InFlight { packet_id, sent_at: now, awaits });
+            self.in_flight.push_back(InFlight { packet_id, sequence, sent_at: now, awaits });
             tally.counters.in_flight += 1;
         }
         Ok(())
@@ -406,6 +411,9 @@ impl Device {
             tally.count_trouble(format!("message rejected with {:?}", ack.reason));
         } else {
             tally.counters.acked += 1;
+            if let Some(notes) = &mut tally.notes {
+                notes.acknowledged(self.number, waiting.sequence);
+            }
             tally.acknowledge.record(now.saturating_sub(waiting.sent_at));
         }
         Ok(())

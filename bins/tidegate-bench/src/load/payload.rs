@@ -139,7 +139,7 @@ impl Payload {
     }
 
     /// Writes the stamp in, with its checksum, and returns the bytes.
-    pub(super) fn stamp(&mut self, stamp: Stamp) -> &[u8] {
+    pub(crate) fn stamp(&mut self, stamp: Stamp) -> &[u8] {
         match self.format {
             PayloadFormat::Json => {
                 self.number_at(JSON_PUB_AT, u64::from(stamp.publisher));

@@ -1,12 +1,14 @@
 //! What a run is to do: parsed, checked, and the same for every thread.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tidegate_codec::{
     Connect, EncodeError, Packet, PacketId, Publish, QoS, Subscribe, SubscribeFilter, UserProperties, Version,
 };
+use tidegate_ledger::file::Writer;
 
 use super::payload::{Payload, Stamp};
 
@@ -37,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) threads: usize,
     /// Source addresses, taken in turn; none leaves the choice to the kernel.
     pub(crate) sources: Vec<IpAddr>,
+    /// Where what was sent and acknowledged is noted.
+    pub(crate) ledger: Option<Arc<Writer>>,
 }
 
 /// What the devices do once they are connected.

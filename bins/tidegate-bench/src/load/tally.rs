@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
 use serde::Serialize;
+use tidegate_ledger::file::Notes;
 
 use crate::latency::Latencies;
 
@@ -111,6 +112,8 @@ pub(crate) struct Tally {
     pub(crate) reconnect: Latencies,
     /// From the storm's beginning to CONNACK.
     pub(crate) back: Latencies,
+    /// What the ledger is to be told; `None` without one. Each thread tells its own.
+    pub(super) notes: Option<Notes>,
     /// How often what went wrong. Its keys come from fixed sets (kinds of error, reason codes), so it stays small.
     pub(crate) troubles: BTreeMap<String, u64>,
 }
@@ -125,6 +128,7 @@ impl Tally {
             deliver: Latencies::new(),
             reconnect: Latencies::new(),
             back: Latencies::new(),
+            notes: None,
             troubles: BTreeMap::new(),
         }
     }

@@ -32,6 +32,7 @@ fn plan(target: SocketAddr, clients: u32, traffic: Traffic, duration: Option<Dur
         drain: Duration::from_secs(5),
         threads: 1,
         sources: Vec::new(),
+        ledger: None,
     }
 }
 
@@ -406,5 +407,24 @@ fn who_is_not_let_in_after_a_storm_tries_again() {
         "{troubles:?}"
     );
     assert_eq!(troubles.get("retried: refused with ServerUnavailable"), Some(&1));
+    server.join().unwrap();
+}
+
+#[test]
+fn a_ledger_holds_what_was_sent_and_what_was_acknowledged() {
+    let path = std::env::temp_dir().join(format!("tidegate-bench-noted-{}", std::process::id()));
+    // The second of three messages is refused, and the third is never answered.
+    let (address, server) = scripted(&[&[0x20, 3, 0, 0, 0], &[0x40, 2, 0, 1, 0x40, 3, 0, 2, 0x97]]);
+    let mut plan = plan(address, 1, traffic(QoS::AtLeastOnce, Pace::Window, Some(3), 3), None);
+    plan.version = Version::V5;
+    plan.drain = Duration::from_millis(300);
+    plan.ledger = Some(Arc::new(Writer::create(&path, 5).unwrap()));
+    let counters = go(&plan).tally.counters;
+    assert_eq!((counters.sent, counters.acked, counters.rejected, counters.unacked), (3, 1, 1, 1));
+    let mut ledger = tidegate_ledger::Ledger::new();
+    let origin = tidegate_ledger::file::read(&path, &mut ledger).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!((origin.started_ns, origin.complete), (5, true));
+    assert_eq!((ledger.publishers(), ledger.sent_count(), ledger.acknowledged_count()), (1, 3, 1));
     server.join().unwrap();
 }

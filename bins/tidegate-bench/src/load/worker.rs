@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
+use tidegate_ledger::file::Notes;
 
 use super::baton::{Baton, Phase, Window};
 use super::device::{Device, Moment, Stage, Trouble};
@@ -104,6 +105,7 @@ impl Worker {
             stalled: (0, Duration::ZERO),
             again: Vec::new(),
         };
+        worker.tally.notes = plan.ledger.as_ref().map(|_| Notes::default());
         let begun = start.elapsed();
         let in_flight = worker.press.as_ref().map_or(0, |press| press.publishing().window);
         for place in (0..plan.clients).skip(index).step_by(plan.threads) {
@@ -154,8 +156,9 @@ impl Worker {
                 let (index, alarm) = (*own as usize, *alarm);
                 self.attempt(index, |worker| worker.ring(index, alarm, &mut out));
             }
-            self.show();
+            self.show()?;
         }
+        self.note()?;
         main_latencies(&self.plan, &mut self.tally).merge(&self.shown);
         Ok(self.tally)
     }
@@ -177,8 +180,11 @@ impl Worker {
     }
 
     /// Lets the counters be seen, and now and then the latencies.
-    fn show(&mut self) {
+    fn show(&mut self) -> io::Result<()> {
         let now = self.now();
+        if now >= self.next_show || self.tally.notes.as_ref().is_some_and(Notes::is_full) {
+            self.note()?;
+        }
         let mut window = self.window.lock().expect("no thread panics while it holds the window");
         (window.phase, window.counters) = (self.phase, self.tally.counters);
         if now >= self.next_show {
@@ -187,6 +193,15 @@ impl Worker {
             window.latencies.merge(latest);
             self.shown.merge(latest);
             latest.clear();
+        }
+        Ok(())
+    }
+
+    /// Tells the ledger what happened since it was told last.
+    fn note(&mut self) -> io::Result<()> {
+        match (&self.plan.ledger, &mut self.tally.notes) {
+            (Some(ledger), Some(notes)) => ledger.append(notes).map_err(|error| ledger_failed(&error)),
+            _ => Ok(()),
         }
     }
 
@@ -508,6 +523,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// A run without its ledger is not worth going on.
+pub(super) fn ledger_failed(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write the ledger: {error}"))
 }
 
 /// The latencies that a run is about, and that are seen while it runs.
