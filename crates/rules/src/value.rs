@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use crate::json::{JsonError, RawJson, Tape, decode, write_f64, write_string};
+use crate::json::{JsonError, RawJson, decode, write_f64, write_string};
 
 /// An object that a rule has made or changed, ordered by name.
 pub type Map<'a> = BTreeMap<Cow<'a, str>, Value<'a>>;
@@ -56,7 +56,7 @@ impl<'a> Value<'a> {
     ///
     /// Where and why the text is not JSON.
     pub fn from_json(text: &'a str) -> Result<Self, JsonError> {
-        decode(text, &mut Tape::default())
+        decode(text)
     }
 
     pub(crate) fn array(items: Vec<Value<'a>>) -> Self {

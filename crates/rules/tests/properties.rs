@@ -240,6 +240,40 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
+#[derive(Clone, Debug)]
+enum Step {
+    Key(String),
+    Index(i64),
+}
+
+/// Names and positions as `json()` makes them.
+fn path() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        "[a-d\"]{0,2}".prop_map(Step::Key),
+        (1..5_i64).prop_map(Step::Index),
+        (-4..0_i64).prop_map(Step::Index),
+    ];
+    proptest::collection::vec(step, 1..4)
+}
+
+/// The row of a rule that selects what is at a path of the payload as `v`.
+fn select(steps: &[Step], payload: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
+    let path: String = steps
+        .iter()
+        .map(|step| match step {
+            Step::Key(key) => format!(".'{key}'"),
+            Step::Index(index) => format!("[{index}]"),
+        })
+        .collect();
+    let rule = Rule::compile("rule", &format!("SELECT payload{path} AS v FROM \"#\"")).expect("it is a rule");
+    let event = Event::publish("t", "c", payload);
+    let mut scratch = EvalScratch::default();
+    let outcome = rule.evaluate(&mut scratch.start(&event)).ok()?;
+    let mut json = Vec::new();
+    outcome.rows()[0].write_json(&mut json);
+    Some(serde_json::from_slice(&json).expect("a row is JSON"))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -290,6 +324,45 @@ proptest! {
             value.write_json(&mut out);
             let back: serde_json::Value = serde_json::from_slice(&out).unwrap();
             prop_assert_eq!(&back, &json);
+        }
+    }
+
+    /// A payload is read level by level; what is found has to be what a whole reading finds.
+    #[test]
+    fn a_path_into_a_payload_finds_what_serde_json_finds(json in json(), pretty in any::<bool>(), steps in path()) {
+        let text = if pretty { serde_json::to_string_pretty(&json).unwrap() } else { json.to_string() };
+        let found = steps.iter().try_fold(&json, |at, step| match step {
+            Step::Key(key) => at.as_object()?.get(key),
+            Step::Index(index) if *index > 0 => at.as_array()?.get(usize::try_from(index - 1).unwrap()),
+            Step::Index(index) => {
+                let items = at.as_array()?;
+                items.get(items.len().checked_sub(usize::try_from(-index).unwrap())?)
+            }
+        });
+        let row = select(&steps, text.as_bytes()).expect("the payload is JSON");
+        // A text is looked into as JSON, which the other reading does not do.
+        if row.get("v").is_some() || found.is_some() {
+            prop_assert_eq!(row.get("v"), found, "{:?} of {}", steps, text);
+        }
+    }
+
+    /// Also of a payload that is damaged where a rule does not look, a row is JSON; what it looks at it has checked.
+    #[test]
+    fn a_row_of_a_damaged_payload_is_json_and_its_own_level_is_checked(
+        json in json(), at in any::<prop::sample::Index>(), byte in "[\\[\\]{},:\"0-9eE.a-z\\n \\\\-]", steps in path(),
+    ) {
+        let mut text = json.to_string();
+        let at = at.index(text.len() + 1);
+        if text.is_char_boundary(at) {
+            text.insert_str(at, &byte);
+        }
+        let selected = select(&steps, text.as_bytes());
+        let is_flat = !text[1..].contains(['[', '{']);
+        match serde_json::from_str::<serde_json::Value>(&text) {
+            Ok(_) => prop_assert!(selected.is_some(), "{} is JSON", text),
+            Err(error) if error.to_string().contains("number out of range") => {}
+            Err(_) if is_flat => prop_assert!(selected.is_none(), "{} is no JSON", text),
+            Err(_) => {}
         }
     }
 

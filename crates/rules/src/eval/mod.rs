@@ -9,7 +9,7 @@ use crate::diagnostic::Span;
 use crate::error::{EvalError, EvalErrorKind};
 use crate::event::Event;
 use crate::functions::{Call, State};
-use crate::json::{JsonError, JsonProblem, Tape};
+use crate::json::{JsonError, JsonProblem, Level};
 use crate::meter::{EvalLimits, Meter};
 use crate::operators;
 use crate::program::{ExprId, Node, Program};
@@ -23,9 +23,9 @@ const INLINE_ARGS: usize = 4;
 #[derive(Debug, Default)]
 pub struct EvalScratch {
     /// Where the values of this message's payload are.
-    payload: Tape,
-    /// The same for texts that a rule decodes.
-    decoded: Tape,
+    payload: Level,
+    /// The same of an object or array inside it.
+    nested: Level,
     /// What functions keep from call to call.
     pub(crate) functions: State,
     limits: EvalLimits,
@@ -56,7 +56,7 @@ pub struct Evaluator<'s, 'e> {
 #[derive(Clone, Copy, Debug)]
 enum PayloadState<'e> {
     Unread,
-    /// The tape holds where the values of this text are.
+    /// The scratch holds where the values of this text are.
     Read(&'e str),
     NotJson(JsonError),
 }
@@ -382,11 +382,6 @@ impl<'m, 's, 'e: 'r, 'r> Machine<'m, 's, 'e, 'r> {
 
     fn call_context(&mut self) -> Call<'_, 'r> {
         let scratch = &mut *self.on.scratch;
-        Call {
-            event: self.event,
-            meter: &mut self.meter,
-            tape: &mut scratch.decoded,
-            state: &mut scratch.functions,
-        }
+        Call { event: self.event, meter: &mut self.meter, state: &mut scratch.functions }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::Machine;
+use super::{EvalScratch, Machine};
 use crate::diagnostic::Span;
 use crate::error::{EvalError, EvalErrorKind};
 use crate::event::Column;
-use crate::json;
+use crate::json::{self, Entry};
 use crate::operators;
 use crate::program::{ReadStep, Variable};
 use crate::value::Value;
@@ -46,29 +46,55 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
         }
     }
 
-    /// A path into the payload, over the tape while the steps are plain.
+    /// A path into the payload, level by level while the steps are plain.
     pub(super) fn payload(&mut self, steps: &'r [ReadStep], is_output: bool) -> Result<Value<'r>, Failure> {
         let text: &'r str = self.on.payload_text().map_err(EvalErrorKind::NotJson)?;
         self.meter.scan(text.len())?;
-        let tape = &self.on.scratch.payload;
-        let (mut entry, mut rest) = (0, steps);
-        while let [step, further @ ..] = rest {
-            let found = match step {
-                ReadStep::Key(key) => tape.member(entry, key, text),
-                ReadStep::Index(index) => tape.element(entry, *index),
-                ReadStep::Computed(_) | ReadStep::Slice(..) => break,
-            };
-            // A text may hold JSON itself: that is looked into as any other value.
-            let Some(found) = found else {
-                if tape.is_string(entry) {
-                    break;
-                }
-                return self.walk(Value::Undefined, rest);
-            };
-            (entry, rest) = (found, further);
+        let Some(root) = self.on.scratch.payload.root() else { return Ok(Value::Undefined) };
+        let (found, rest) = self.plain_steps(root, text, steps)?;
+        match found {
+            Some((entry, text, before)) => {
+                let value = json::value(entry, text, is_output)
+                    .map_err(|error| EvalErrorKind::NotJson(error.after(before)))?;
+                self.walk_as(value, rest, is_output)
+            }
+            None => self.walk(Value::Undefined, rest),
         }
-        let value = if is_output { tape.written(entry, text) } else { tape.value(entry, text) };
-        self.walk_as(value, rest, is_output)
+    }
+
+    /// How far plain steps lead into the payload: the value there, the text in which it is and how much of the
+    /// payload goes before that; and the steps that are left.
+    #[expect(clippy::type_complexity, reason = "three things that mean nothing apart")]
+    fn plain_steps(
+        &mut self,
+        root: Entry,
+        mut text: &'r str,
+        steps: &'r [ReadStep],
+    ) -> Result<(Option<(Entry, &'r str, usize)>, &'r [ReadStep]), EvalErrorKind> {
+        let EvalScratch { payload, nested, .. } = &mut *self.on.scratch;
+        let (mut level, mut entry, mut before) = (payload, root, 0);
+        for (at, step) in steps.iter().enumerate() {
+            let rest = &steps[at..];
+            // A text may hold JSON itself: that is looked into as any other value.
+            if matches!(step, ReadStep::Computed(_) | ReadStep::Slice(..)) || entry.is_string() {
+                return Ok((Some((entry, text, before)), rest));
+            }
+            if at > 0 && entry.is_nested() {
+                let (part, start) = entry.part(text);
+                (text, before) = (part, before + start);
+                level = &mut *nested;
+                self.meter.scan(text.len())?;
+                level.read(text).map_err(|error| EvalErrorKind::NotJson(error.after(before)))?;
+            }
+            let found = match step {
+                ReadStep::Key(key) if entry.is_nested() => level.member(key, text),
+                ReadStep::Index(index) if entry.is_nested() => level.element(*index),
+                _ => None,
+            };
+            let Some(found) = found else { return Ok((None, rest)) };
+            entry = found;
+        }
+        Ok((Some((entry, text, before)), &[]))
     }
 
     pub(super) fn walk(&mut self, value: Value<'r>, steps: &'r [ReadStep]) -> Result<Value<'r>, Failure> {

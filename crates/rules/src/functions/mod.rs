@@ -25,7 +25,7 @@ use std::borrow::Cow;
 
 use crate::error::EvalErrorKind as Error;
 use crate::event::Event;
-use crate::json::{self, JsonError, Tape};
+use crate::json::{self, JsonError};
 use crate::meter::Meter;
 use crate::value::Value;
 
@@ -60,7 +60,6 @@ type Run = for<'c, 'r> fn(&mut Call<'c, 'r>, &mut [Value<'r>]) -> Result<Value<'
 pub(crate) struct Call<'c, 'r> {
     pub(crate) event: &'r Event<'r>,
     pub(crate) meter: &'c mut Meter,
-    pub(crate) tape: &'c mut Tape,
     pub(crate) state: &'c mut State,
 }
 
@@ -70,10 +69,10 @@ impl<'r> Call<'_, 'r> {
         // Reading costs a few times what stepping over does.
         self.meter.scan(text.len().saturating_mul(4))?;
         match text {
-            Cow::Borrowed(text) => Ok(json::decode(text, self.tape)),
+            Cow::Borrowed(text) => Ok(json::decode(text)),
             Cow::Owned(text) => {
                 self.meter.bytes(text.len())?;
-                Ok(json::decode(&text, self.tape).map(Value::into_owned))
+                Ok(json::decode(&text).map(Value::into_owned))
             }
         }
     }

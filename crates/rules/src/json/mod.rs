@@ -1,18 +1,22 @@
-//! JSON as the rules need it: one pass that checks the text and remembers where things are, values that stay slices
-//! of the text until somebody asks, and nothing built that no rule looks at.
+//! JSON as the rules need it: values that stay slices of the text until somebody asks, and nothing built that no rule
+//! looks at. A payload is read one level at a time, so that what no rule asks for is stepped over and not read.
 //!
 //! What the standard leaves open is defined here. A byte order mark at the front is skipped. Of two members with one
 //! name the last counts. A lone surrogate (`\ud800`) reads as U+FFFD. An integer of more than 64 bits and a number
 //! beyond `f64` are kept as written. Text that is not UTF-8, nested deeper than [`MAX_JSON_DEPTH`] or larger than
-//! [`MAX_JSON_BYTES`] is not JSON to a rule.
+//! [`MAX_JSON_BYTES`] is not JSON to a rule. In an object or array that no rule looks into or takes, only strings that
+//! end, brackets that fit and depth are checked; a payload with other mistakes in such a place is read as if it had
+//! none.
 
+mod check;
+mod level;
+mod mask;
 mod raw;
-mod tape;
 mod write;
 
+pub(crate) use level::{Entry, Level, value};
 pub use raw::RawJson;
 pub(crate) use raw::{computable, decode};
-pub(crate) use tape::Tape;
 pub(crate) use write::{write_compact, write_f64, write_string};
 
 /// Levels of arrays and objects in one another. serde_json and most brokers' libraries stop at the same depth.
@@ -29,6 +33,14 @@ pub struct JsonError {
     pub problem: JsonProblem,
     /// The byte of the text, counted from 0.
     pub at: usize,
+}
+
+impl JsonError {
+    /// The same in a text in which so many bytes go before.
+    #[must_use]
+    pub(crate) fn after(self, bytes: usize) -> Self {
+        Self { at: self.at + bytes, ..self }
+    }
 }
 
 /// What can be wrong with a JSON text.

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::{JsonError, JsonProblem, MAX_JSON_BYTES, Tape, write_compact};
+use super::check::check;
+use super::{JsonError, level, write_compact};
 use crate::value::{Map, Value};
 
 /// A JSON array or object, kept as the text that the device wrote and known to be valid.
@@ -73,12 +74,9 @@ impl std::fmt::Debug for RawJson<'_> {
 }
 
 /// Reads a text whose values may outlive the reading: scalars and slices of it.
-pub(crate) fn decode<'a>(text: &'a str, tape: &mut Tape) -> Result<Value<'a>, JsonError> {
-    if text.len() > MAX_JSON_BYTES {
-        return Err(JsonError { problem: JsonProblem::TooLarge, at: MAX_JSON_BYTES });
-    }
-    tape.read(text)?;
-    Ok(tape.root(text))
+pub(crate) fn decode(text: &str) -> Result<Value<'_>, JsonError> {
+    let (start, end) = check(text)?;
+    Ok(value(&text[start..end]))
 }
 
 /// Steps over the children of a checked array or object: elements, or names and values in turn.
@@ -112,31 +110,15 @@ impl<'a> Iterator for Walk<'a> {
 
 /// One past the value that begins at `start` of a checked text.
 fn value_end(bytes: &[u8], start: usize) -> usize {
-    let mut at = start;
-    let mut depth = 0_usize;
-    while let Some(&byte) = bytes.get(at) {
-        match byte {
-            b'"' => {
-                at = string_end(bytes, at);
-                if depth == 0 {
-                    return at;
-                }
-                continue;
-            }
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => {
-                if depth <= 1 {
-                    // A closing bracket at depth 0 belongs to the parent and ends a scalar.
-                    return at + depth;
-                }
-                depth -= 1;
-            }
-            b',' | b':' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => return at,
-            _ => {}
+    match bytes[start] {
+        b'"' => string_end(bytes, start),
+        b'{' | b'[' => level::nested_end(bytes, start).unwrap_or(bytes.len()),
+        _ => {
+            let is_over =
+                |byte: &u8| matches!(byte, b',' | b':' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+            bytes[start..].iter().position(is_over).map_or(bytes.len(), |length| start + length)
         }
-        at += 1;
     }
-    at
 }
 
 /// One past the closing quote of the string that begins at `start`.
