@@ -62,6 +62,9 @@ pub enum EvalErrorKind {
         /// What it was.
         found: &'static str,
     },
+    /// A program of jq() that ended with an error which it did not catch.
+    #[error("the jq program failed")]
+    Jq,
     /// A rule that remembers earlier messages was evaluated without its [`RuleState`](crate::RuleState).
     #[error("the rule needs what it remembers of earlier messages")]
     NeedsState,
@@ -91,6 +94,7 @@ impl EvalErrorKind {
             Self::Overflow => "overflow",
             Self::NoSuchElement { .. } => "no_such_element",
             Self::NotACondition { .. } => "not_a_condition",
+            Self::Jq => "jq",
             Self::NeedsState => "needs_state",
             Self::StateFull => "state_full",
             Self::TooDeep => "too_deep",

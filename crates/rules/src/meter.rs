@@ -93,7 +93,8 @@ impl Meter {
         self.make_within(value, MAX_VALUE_DEPTH)
     }
 
-    fn make_within(&mut self, value: &Value<'_>, levels: usize) -> Result<(), EvalErrorKind> {
+    /// The same of a value that may have so many levels.
+    pub(crate) fn make_within(&mut self, value: &Value<'_>, levels: usize) -> Result<(), EvalErrorKind> {
         let below = || levels.checked_sub(1).ok_or(EvalErrorKind::TooDeep);
         match value {
             Value::Array(items) => {

@@ -115,6 +115,8 @@ proptest! {
 fn a_pattern_that_can_not_be_used_is_found_when_the_rule_is_loaded() {
     let text = |sql: &str| Rule::compile("r", sql).unwrap_err().to_string();
     assert!(text(r#"SELECT regex_match(payload, '(') AS r FROM "t""#).contains("this pattern can't be used"));
+    assert!(text(r#"SELECT jq('.a | ', payload) AS r FROM "t""#).contains("a filter is expected at its end"));
+    assert!(text(r#"SELECT jq('.a | nope(1)', payload) AS r FROM "t""#).contains("no function nope/1"));
     assert!(text(r#"SELECT regex_match(payload, '(?<=a)b') AS r FROM "t""#).contains("look-around"));
     assert!(
         text(r#"SELECT regex_replace(payload, '\w{1000}{1000}', '') AS r FROM "t""#).contains("size limit")
@@ -137,11 +139,25 @@ fn no_function_takes_more_than_an_evaluation_may() {
         "trim(payload, payload)",
         "map([1..30000], md5(payload))",
         "map([1..300000], uuid_v4())",
+        "jq('def f: f; f', 'null')",
+        "jq('def f: 1 + f; f', 'null')",
+        "jq('[recurse(.)]', '1')",
+        "jq('last(range(1e12))', 'null')",
+        "jq('reduce range(60) as $i (\"ab\"; . + .)', 'null')",
+        "jq('reduce range(60) as $i (1; [., .])', 'null')",
+        "jq('reduce range(60) as $i (1; [., .]) | tojson', 'null')",
+        "jq('reduce range(60) as $i (1; [., .]) | . == .', 'null')",
+        "jq('reduce range(200000) as $i (null; [.]) | tojson', 'null')",
+        "jq('\"x\" * 1e9', 'null')",
+        "jq('[limit(1e9; repeat(1))] | sort', 'null')",
+        "jq('gsub(\"a.*z|a\"; .)', json_encode(payload))",
+        "jq('.[90000] = 1 | .[180000] = 1', 'null')",
     ] {
         let rule = Rule::compile("r", &format!("SELECT {expr} AS r FROM \"t\"")).unwrap();
         let event = Event::publish("t", "c", payload.as_bytes());
         let error = rule.evaluate(&mut EvalScratch::with_limits(limits).start(&event)).unwrap_err();
-        assert!(["too_many_steps", "too_many_bytes"].contains(&error.kind.reason()), "{expr}: {error}");
+        let reasons = ["too_many_steps", "too_many_bytes", "too_deep"];
+        assert!(reasons.contains(&error.kind.reason()), "{expr}: {error}");
     }
 }
 

@@ -8,6 +8,7 @@ mod edit;
 mod encode;
 mod format;
 mod hash;
+mod jq;
 mod kind;
 mod math;
 mod message;
@@ -107,6 +108,9 @@ impl Function {
 
     /// What is wrong with an argument that is the same for every message: its position and why.
     pub(crate) fn check_constant(&self, position: usize, value: &Value<'_>) -> Option<String> {
+        if position == 0 && self.name == "jq" {
+            return jq::compile(value.as_str()?).err();
+        }
         let pattern = value.as_str().filter(|_| position == 1 && self.name.starts_with("regex_"))?;
         let error = state::compile_pattern(pattern).err()?;
         // The library shows the pattern with a caret in several lines; its last one is the cause.

@@ -1,9 +1,11 @@
 //! What functions keep from one call to the next: compiled patterns, a generator, and the store.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use regex::{Regex, RegexBuilder};
 
+use super::jq::{self, Definition, Term};
 use super::random::Generator;
 use super::store::{KeyValues, MemoryStore};
 use crate::error::EvalErrorKind as Error;
@@ -14,12 +16,17 @@ use crate::event::Event;
 /// messages bring; then all are forgotten, which costs a compilation each and nothing else.
 const MAX_PATTERNS: usize = 64;
 
+/// Programs of jq() kept, likewise.
+const MAX_PROGRAMS: usize = 64;
+
 /// Bytes that a compiled pattern may take, and as many again for the automaton that it is run with.
 const MAX_PATTERN_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
     patterns: HashMap<Box<str>, Regex>,
+    programs: HashMap<Box<str>, Arc<Term>>,
+    prelude: Option<Arc<[Definition]>>,
     generator: Option<Generator>,
     store: Option<Box<dyn KeyValues>>,
 }
@@ -36,6 +43,26 @@ impl State {
             self.patterns.insert(pattern.into(), compiled);
         }
         Ok(&self.patterns[pattern])
+    }
+
+    /// The tree of a jq program.
+    pub(super) fn program(&mut self, program: &str) -> Result<Arc<Term>, Error> {
+        if let Some(compiled) = self.programs.get(program) {
+            return Ok(Arc::clone(compiled));
+        }
+        let compiled = jq::compile(program)
+            .map_err(|_| Error::InvalidArgument { operation: "jq()", expected: "a program of jq" })?;
+        let compiled = Arc::new(compiled);
+        if self.programs.len() >= MAX_PROGRAMS {
+            self.programs.clear();
+        }
+        self.programs.insert(program.into(), Arc::clone(&compiled));
+        Ok(compiled)
+    }
+
+    /// What every jq program knows.
+    pub(super) fn prelude(&mut self) -> Arc<[Definition]> {
+        Arc::clone(self.prelude.get_or_insert_with(jq::prelude))
     }
 
     /// The generator; seeded from the event when the program that embeds the engine has not done it.

@@ -1,7 +1,7 @@
 //! Every function that rules can call, in alphabetical order: its name, how it is called, and what runs.
 
 use super::{
-    Body, Function, Run, bits, collection, compress, convert, edit, encode, format, hash, kind, math,
+    Body, Function, Run, bits, collection, compress, convert, edit, encode, format, hash, jq, kind, math,
     message, number, object, pattern, random, store, text, time,
 };
 use crate::value::{Map, Value};
@@ -121,6 +121,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         2,
         edit::join_to_string,
     ),
+    function("jq", "jq(program, json)", 2, 3, jq::jq),
     function("json_decode", "json_decode(text)", 1, 1, convert::json_decode),
     function("json_encode", "json_encode(value)", 1, 1, convert::json_encode),
     function("kv_store_del", "kv_store_del(name)", 1, 1, store::delete),
