@@ -47,7 +47,7 @@ pub enum EvalErrorKind {
     /// A division or remainder by zero.
     #[error("division by zero")]
     DivisionByZero,
-    /// An integer result beyond 64 bits, or a float beyond its range.
+    /// An integer result beyond 128 bits, or a float beyond its range.
     #[error("the result is too large for a number")]
     Overflow,
     /// An element that an array does not have.

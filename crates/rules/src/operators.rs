@@ -43,9 +43,10 @@ pub(crate) fn binary<'r>(
 }
 
 pub(crate) fn negate<'r>(value: &Value<'_>) -> Result<Value<'r>, Error> {
-    match number(value, "-")? {
-        Number::Int(value) => value.checked_neg().map(Value::Int).ok_or(Error::Overflow),
-        Number::Float(value) => Ok(Value::Float(-value)),
+    match wide(value) {
+        Some(value) => integer_value(value.checked_neg()),
+        None if is_integer(value) => Err(Error::Overflow),
+        None => Ok(Value::Float(-float(value, "-")?)),
     }
 }
 
@@ -366,9 +367,24 @@ fn add<'r>(left: &Value<'r>, right: &Value<'r>, meter: &mut Meter) -> Result<Val
     if is_text(left) || is_text(right) {
         return join(&[left, right], meter);
     }
-    match (number(left, "+")?, number(right, "+")?) {
-        (Number::Int(l), Number::Int(r)) => l.checked_add(r).map(Value::Int).ok_or(Error::Overflow),
-        (l, r) => finite(l.as_f64() + r.as_f64()),
+    plus(left, right, "+")
+}
+
+/// The sum of two numbers: an integer where both are.
+pub(crate) fn plus<'r>(
+    left: &Value<'_>,
+    right: &Value<'_>,
+    operation: &'static str,
+) -> Result<Value<'r>, Error> {
+    if let (Value::Int(l), Value::Int(r)) = (left, right)
+        && let Some(sum) = l.checked_add(*r)
+    {
+        return Ok(Value::Int(sum));
+    }
+    match (wide(left), wide(right)) {
+        (Some(l), Some(r)) => integer_value(l.checked_add(r)),
+        _ if is_integer(left) && is_integer(right) => Err(Error::Overflow),
+        _ => finite(float(left, operation)? + float(right, operation)?),
     }
 }
 
@@ -394,19 +410,29 @@ pub(crate) fn text_or_bytes<'r>(bytes: Vec<u8>) -> Value<'r> {
 }
 
 fn arithmetic<'r>(op: BinaryOp, left: &Value<'_>, right: &Value<'_>) -> Result<Value<'r>, Error> {
-    let (left, right) = (number(left, op.symbol())?, number(right, op.symbol())?);
-    match (op, left, right) {
-        (BinaryOp::Subtract, Number::Int(l), Number::Int(r)) => {
-            l.checked_sub(r).map(Value::Int).ok_or(Error::Overflow)
+    let narrow = match (op, left, right) {
+        (BinaryOp::Subtract, Value::Int(l), Value::Int(r)) => l.checked_sub(*r),
+        (BinaryOp::Multiply, Value::Int(l), Value::Int(r)) => l.checked_mul(*r),
+        _ => None,
+    };
+    if let Some(result) = narrow {
+        return Ok(Value::Int(result));
+    }
+    match (op, wide(left), wide(right)) {
+        (BinaryOp::Subtract, Some(l), Some(r)) => return integer_value(l.checked_sub(r)),
+        (BinaryOp::Multiply, Some(l), Some(r)) => return integer_value(l.checked_mul(r)),
+        (BinaryOp::Subtract | BinaryOp::Multiply, ..) if is_integer(left) && is_integer(right) => {
+            return Err(Error::Overflow);
         }
-        (BinaryOp::Multiply, Number::Int(l), Number::Int(r)) => {
-            l.checked_mul(r).map(Value::Int).ok_or(Error::Overflow)
-        }
-        (BinaryOp::Subtract, l, r) => finite(l.as_f64() - r.as_f64()),
-        (BinaryOp::Multiply, l, r) => finite(l.as_f64() * r.as_f64()),
-        (_, _, r) if r.as_f64() == 0.0 => Err(Error::DivisionByZero),
+        _ => {}
+    }
+    let (left, right) = (float(left, op.symbol())?, float(right, op.symbol())?);
+    match op {
+        BinaryOp::Subtract => finite(left - right),
+        BinaryOp::Multiply => finite(left * right),
+        _ if right == 0.0 => Err(Error::DivisionByZero),
         // A division is a float also where it comes out even.
-        (_, l, r) => finite(l.as_f64() / r.as_f64()),
+        _ => finite(left / right),
     }
 }
 
@@ -416,13 +442,51 @@ pub(crate) fn integer_division<'r>(
     left: &Value<'_>,
     right: &Value<'_>,
 ) -> Result<Value<'r>, Error> {
-    let (left, right) = (integer(left, op.symbol())?, integer(right, op.symbol())?);
+    let operand = |value: &Value<'_>| match wide(value) {
+        Some(value) => Ok(value),
+        None => integer(value, op.symbol()).map(i128::from),
+    };
+    let (left, right) = (operand(left)?, operand(right)?);
     if right == 0 {
         return Err(Error::DivisionByZero);
     }
     match op {
-        BinaryOp::IntegerDivide => left.checked_div(right).map(Value::Int).ok_or(Error::Overflow),
-        _ => Ok(Value::Int(left.wrapping_rem(right))),
+        BinaryOp::IntegerDivide => integer_value(left.checked_div(right)),
+        _ => integer_value(Some(left.wrapping_rem(right))),
+    }
+}
+
+/// An integer as 128 bits hold it, which is what is computed with where 64 are not enough.
+pub(crate) fn wide(value: &Value<'_>) -> Option<i128> {
+    match value {
+        Value::Int(value) => Some(i128::from(*value)),
+        Value::BigNumber(digits) => digits.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Whether a value is an integer of any size, so that it never becomes a float beside another one.
+fn is_integer(value: &Value<'_>) -> bool {
+    match value {
+        Value::Int(_) => true,
+        Value::BigNumber(digits) => !digits.contains(['.', 'e', 'E']),
+        _ => false,
+    }
+}
+
+/// The value of an integer, or an error where 128 bits did not hold it.
+pub(crate) fn integer_value<'r>(value: Option<i128>) -> Result<Value<'r>, Error> {
+    let value = value.ok_or(Error::Overflow)?;
+    Ok(i64::try_from(value).map_or_else(|_| Value::BigNumber(value.to_string().into()), Value::Int))
+}
+
+/// A number as a float.
+fn float(value: &Value<'_>, operation: &'static str) -> Result<f64, Error> {
+    match value {
+        Value::BigNumber(digits) => {
+            digits.parse().ok().filter(|value: &f64| value.is_finite()).ok_or(Error::Overflow)
+        }
+        other => Ok(number(other, operation)?.as_f64()),
     }
 }
 

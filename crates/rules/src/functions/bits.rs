@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{Call, bytes, text};
 use crate::error::EvalErrorKind as Error;
-use crate::operators::{finite, integer, text_or_bytes};
+use crate::operators::{finite, integer, integer_value, text_or_bytes};
 use crate::value::Value;
 
 type Result<'r> = std::result::Result<Value<'r>, Error>;
@@ -45,8 +45,7 @@ fn shift<'r>(value: i64, by: i64) -> Result<'r> {
     if value == 0 {
         return Ok(Value::Int(0));
     }
-    let shifted = if by < 64 { i128::from(value) << by } else { i128::MAX };
-    i64::try_from(shifted).map(Value::Int).map_err(|_| Error::Overflow)
+    integer_value((by < 64).then(|| i128::from(value) << by))
 }
 
 pub(super) fn bitsize<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {

@@ -2,7 +2,7 @@
 
 use super::{Call, count, elements};
 use crate::error::EvalErrorKind as Error;
-use crate::operators::{Number, finite, integer, number, order, same};
+use crate::operators::{finite, integer, number, order, plus, same};
 use crate::value::Value;
 
 type Result<'r> = std::result::Result<Value<'r>, Error>;
@@ -109,17 +109,7 @@ pub(super) fn avg<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result
 }
 
 fn total<'r>(items: &[Value<'r>], operation: &'static str) -> Result<'r> {
-    let mut sum = Number::Int(0);
-    for item in items {
-        sum = match (sum, number(item, operation)?) {
-            (Number::Int(l), Number::Int(r)) => Number::Int(l.checked_add(r).ok_or(Error::Overflow)?),
-            (l, r) => Number::Float(l.as_f64() + r.as_f64()),
-        };
-    }
-    match sum {
-        Number::Int(sum) => Ok(Value::Int(sum)),
-        Number::Float(sum) => finite(sum),
-    }
+    items.iter().try_fold(Value::Int(0), |sum, item| plus(&sum, item, operation))
 }
 
 /// An array's elements from the least to the greatest; equal ones stay in their order.

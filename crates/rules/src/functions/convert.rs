@@ -18,22 +18,26 @@ pub(super) fn str<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result
 /// The integer at or below a number; 1 and 0 of true and false.
 pub(super) fn int<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     match numeric(&args[0], "int()")? {
-        Value::Float(value) => float_to_int(value.floor()),
+        Value::Float(value) => Ok(float_to_int(value.floor())),
         other => Ok(other),
     }
 }
 
 pub(super) fn float<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     const MOST_DECIMALS: i64 = 20;
+    if let Value::Bool(_) = args[0] {
+        let (expected, found) = ("a number or a text", args[0].kind());
+        return Err(Error::WrongType { operation: "float()", expected, found });
+    }
     let value = number(&numeric(&args[0], "float()")?, "float()")?.as_f64();
     let value = match args.get(1) {
         None => value,
-        Some(Value::Int(decimals @ 0..=MOST_DECIMALS)) => {
+        Some(Value::Int(decimals @ 1..=MOST_DECIMALS)) => {
             let rounded = format!("{value:.*}", usize::try_from(*decimals).unwrap_or(0));
             rounded.parse().map_err(|_| Error::Overflow)?
         }
         Some(_) => {
-            return Err(Error::InvalidArgument { operation: "float()", expected: "0 to 20 decimals" });
+            return Err(Error::InvalidArgument { operation: "float()", expected: "1 to 20 decimals" });
         }
     };
     finite(value)

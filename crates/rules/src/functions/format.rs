@@ -121,6 +121,10 @@ impl Directive {
                 let number = number(value, "sprintf() with ~f")?.as_f64();
                 let _ = write!(written, "{number:.*}", self.precision.unwrap_or(6));
             }
+            'g' if self.fixed_decimals(value)?.is_some() => {
+                let number = number(value, "sprintf() with ~g")?.as_f64();
+                let _ = write!(written, "{number:.*}", self.fixed_decimals(value)?.unwrap_or(0));
+            }
             'e' | 'g' => {
                 let number = number(value, "sprintf() with ~e")?.as_f64();
                 let _ = write!(written, "{number:.*e}", self.precision.unwrap_or(6).saturating_sub(1));
@@ -144,6 +148,23 @@ impl Directive {
             out.push_str(&written);
         }
         Ok(())
+    }
+}
+
+impl Directive {
+    /// Of `~g`, which counts significant digits: the decimals of a number that is written without an exponent
+    /// because it is between 0.1 and 10000.
+    fn fixed_decimals(&self, value: &Value<'_>) -> std::result::Result<Option<usize>, Error> {
+        let number = number(value, "sprintf() with ~g")?.as_f64().abs();
+        let before_point = match number {
+            0.1..1.0 => 0,
+            1.0..10.0 => 1,
+            10.0..100.0 => 2,
+            100.0..1000.0 => 3,
+            1000.0..10_000.0 => 4,
+            _ => return Ok(None),
+        };
+        Ok(self.precision.unwrap_or(6).checked_sub(before_point).filter(|decimals| *decimals > 0))
     }
 }
 

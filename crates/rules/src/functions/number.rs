@@ -2,16 +2,16 @@
 
 use super::Call;
 use crate::error::EvalErrorKind as Error;
-use crate::operators::{Number, integer_division, number};
+use crate::operators::{integer_division, integer_value, number, wide};
 use crate::syntax::ast::BinaryOp;
 use crate::value::Value;
 
 type Result<'r> = std::result::Result<Value<'r>, Error>;
 
 pub(super) fn abs<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    match number(&args[0], "abs()")? {
-        Number::Int(value) => value.checked_abs().map(Value::Int).ok_or(Error::Overflow),
-        Number::Float(value) => Ok(Value::Float(value.abs())),
+    match wide(&args[0]) {
+        Some(value) => integer_value(value.checked_abs()),
+        None => Ok(Value::Float(number(&args[0], "abs()")?.as_f64().abs())),
     }
 }
 
@@ -33,15 +33,19 @@ pub(super) fn modulo<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result
 }
 
 fn whole<'r>(value: &Value<'_>, name: &'static str, to_whole: fn(f64) -> f64) -> Result<'r> {
-    match number(value, name)? {
-        Number::Int(value) => Ok(Value::Int(value)),
-        Number::Float(value) => float_to_int(to_whole(value)),
+    match wide(value) {
+        Some(value) => integer_value(Some(value)),
+        None => Ok(float_to_int(to_whole(number(value, name)?.as_f64()))),
     }
 }
 
-/// A whole float as an integer.
-pub(super) fn float_to_int<'r>(whole: f64) -> Result<'r> {
+/// A whole float as an integer, exactly.
+pub(super) fn float_to_int<'r>(whole: f64) -> Value<'r> {
     // Both bounds are powers of two, which a float holds exactly.
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
-    if (-LIMIT..LIMIT).contains(&whole) { Ok(Value::Int(whole as i64)) } else { Err(Error::Overflow) }
+    if (-LIMIT..LIMIT).contains(&whole) {
+        Value::Int(whole as i64)
+    } else {
+        Value::BigNumber(format!("{whole:.0}").into())
+    }
 }

@@ -1,8 +1,8 @@
 //! Sixty-four bytes of JSON at once: which of them are quotes, backslashes, brackets or control characters.
 //!
 //! The one place of the crate with unsafe code: a single call, which promises that the processor has SSE2. It is
-//! compiled only where it always does. Against the portable form, which every other processor takes and the tests
-//! hold it to, stepping over a nested object takes a third of the time.
+//! compiled only where it always does. With the portable form, which every other processor takes and the tests hold it
+//! to, a condition on one field of a 1 KiB message takes 1.7 times as long.
 
 /// A bit for each byte of a block, the lowest for the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
