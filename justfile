@@ -46,9 +46,9 @@ kafka-stop:
 paho broker="127.0.0.1:1883":
     scripts/paho-interop {{broker}}
 
-# Fuzz one target for so many seconds (needs cargo-fuzz and a nightly compiler)
+# Fuzz one target of a crate for so many seconds (needs a C++ compiler)
 fuzz crate target seconds="60":
-    cd crates/{{crate}} && cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
+    scripts/fuzz {{crate}} {{target}} -max_total_time={{seconds}}
 
 # Run the benches; a name selects one
 bench *args:
