@@ -63,6 +63,7 @@ mod joint;
 mod listener;
 mod metrics;
 mod mount;
+mod opening;
 mod output;
 mod pipeline;
 mod place;
