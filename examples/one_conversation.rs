@@ -25,15 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         password: None,
         properties: ConnectProperties::default(),
     };
-    check_connect(&connect, &limits)?;
+    check_connect(&connect, &limits, |_| false)?;
     let mut to_client = Vec::new();
     let mut session = Session::new(connect.client_id, Arc::clone(&limits));
-    session.connect(
-        &connect,
-        Welcome { state: SessionState::New, assigned_client_id: None },
-        now,
-        &mut to_client,
-    );
+    session.connect(&connect, Welcome::new(SessionState::New), now, &mut to_client);
 
     let publish = Publish {
         qos: QoS::AtLeastOnce,

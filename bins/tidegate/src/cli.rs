@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::passwd::PasswdArgs;
 use crate::rule::RuleCommand;
 
 /// An MQTT broker that carries what devices publish through SQL-like rules into Kafka, with nothing lost.
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     /// Try rules on events, and hold them to files of cases.
     #[command(subcommand)]
     Rule(RuleCommand),
+    /// Set the password of a user in a file of credentials, or remove the user.
+    Passwd(PasswdArgs),
 }
 
 #[derive(Debug, Args)]

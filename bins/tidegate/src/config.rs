@@ -1,6 +1,7 @@
 //! The configuration file: what an operator may say, with its defaults, and what is wrong with it in words.
 
 mod error;
+mod listeners;
 mod topics;
 mod units;
 
@@ -14,6 +15,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use error::ConfigErrors;
+pub(crate) use listeners::{AuthenticationSettings, ListenerSettings};
 pub(crate) use topics::TopicRules;
 use topics::{
     AutoSubscribeSettings, DelayedSettings, RetainedSettings, RewriteSettings, SharedStrategySetting,
@@ -38,6 +40,8 @@ const DEFAULT_KAFKA: &str = "main";
 pub(crate) struct Settings {
     /// Where clients connect, by a name of your choice.
     pub(crate) listeners: BTreeMap<String, ListenerSettings>,
+    /// How clients show who they are.
+    pub(crate) authentication: AuthenticationSettings,
     /// Metrics and health.
     pub(crate) http: HttpSettings,
     /// What one conversation may do.
@@ -68,6 +72,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listeners: BTreeMap::from([("tcp".to_owned(), ListenerSettings::default())]),
+            authentication: AuthenticationSettings::default(),
             http: HttpSettings::default(),
             mqtt: MqttSettings::default(),
             retained: RetainedSettings::default(),
@@ -81,21 +86,6 @@ impl Default for Settings {
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
         }
-    }
-}
-
-/// `[listeners.NAME]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct ListenerSettings {
-    pub(crate) bind: SocketAddr,
-    /// The word that it takes to listen beyond loopback while everyone may connect.
-    pub(crate) allow_anonymous: bool,
-}
-
-impl Default for ListenerSettings {
-    fn default() -> Self {
-        Self { bind: (Ipv4Addr::LOCALHOST, 1883).into(), allow_anonymous: false }
     }
 }
 
@@ -438,18 +428,7 @@ impl Settings {
     /// What no single field shows.
     fn check(&self) -> Result<(), ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        for (name, listener) in &self.listeners {
-            if !listener.bind.ip().is_loopback() && !listener.allow_anonymous {
-                errors.push(
-                    format!("listeners.{name}.bind"),
-                    format!(
-                        "{} can be reached from other machines, and everyone may connect: say `allow_anonymous = true` \
-                         if you mean it, or bind to 127.0.0.1",
-                        listener.bind
-                    ),
-                );
-            }
-        }
+        listeners::check(self, &mut errors);
         for (name, kafka) in &self.kafka {
             if kafka.bootstrap.is_empty() {
                 errors.push(format!("kafka.{name}.bootstrap"), "name at least one broker as \"host:port\"");

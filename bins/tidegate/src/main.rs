@@ -1,9 +1,11 @@
 //! The `tidegate` broker: configuration, command line, runtime, signals and logging around the library crates.
 
+mod authentication;
 mod cli;
 mod config;
 mod http;
 mod logging;
+mod passwd;
 mod rule;
 mod rules;
 mod run;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check(&args),
         Command::Tail(args) => tail::tail(&args),
+        Command::Passwd(args) => passwd::passwd(&args),
         Command::Rule(command) => return rule::run(&command),
     };
     match result {
@@ -75,6 +78,7 @@ fn prepare(args: &cli::ConfigArgs) -> Result<(Settings, CompiledRules), Failure>
 
 fn check(args: &cli::ConfigArgs) -> Result<(), Failure> {
     let (settings, rules) = prepare(args)?;
+    authentication::Methods::load(&settings).map_err(Failure::Usage)?;
     print_line(&format!("ok: {} listener(s), {} rule(s)", settings.listeners.len(), rules.len()));
     for warning in rules.warnings() {
         print_error(&warning);

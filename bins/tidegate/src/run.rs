@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use prometheus::Registry;
-use tidegate_broker::{Broker, Metrics, Tcp};
+use tidegate_broker::{Broker, ListenerOptions, Metrics, Tcp};
 use tidegate_kafka::{AckPolicy, Producer};
 use tidegate_minikafka::MiniKafka;
 use tidegate_sink::Feed;
@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
+use crate::authentication::Methods;
 use crate::cli::ConfigArgs;
 use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, Settings};
 use crate::rules::CompiledRules;
@@ -22,13 +23,19 @@ use crate::{Failure, http, logging, prepare, print_line, sinks, store};
 /// Runs the broker until SIGTERM or SIGINT.
 pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
     let (settings, rules) = prepare(args)?;
+    let methods = Methods::load(&settings).map_err(Failure::Usage)?;
     logging::install(&settings.log).map_err(Failure::Usage)?;
     let max_connections = connections_allowed(&settings);
     let runtime = Runtime::new().map_err(|error| Failure::runtime(&error))?;
-    runtime.block_on(serve(settings, rules, max_connections)).map_err(Failure::Runtime)
+    runtime.block_on(serve(settings, rules, &methods, max_connections)).map_err(Failure::Runtime)
 }
 
-async fn serve(settings: Settings, rules: CompiledRules, max_connections: usize) -> Result<(), String> {
+async fn serve(
+    settings: Settings,
+    rules: CompiledRules,
+    methods: &Methods,
+    max_connections: usize,
+) -> Result<(), String> {
     let mut signals =
         Signals::install().map_err(|error| format!("error: cannot wait for signals: {error}"))?;
     // Every port first, so that a taken one is told before anything else begins.
@@ -71,9 +78,14 @@ async fn serve(settings: Settings, rules: CompiledRules, max_connections: usize)
     let broker = Broker::start_with_store(config, bindings, metrics, store, recovered)
         .map_err(|error| format!("error: rules: {error}"))?;
     tokio::spawn(http::serve(http_listener, registry));
-    for listener in listeners {
+    for (listener, named) in listeners.into_iter().zip(settings.listeners.values()) {
+        let options = ListenerOptions {
+            mountpoint: named.mountpoint(),
+            authentication: methods.of(named),
+            ..ListenerOptions::default()
+        };
         let broker = broker.clone();
-        tokio::spawn(async move { broker.serve(listener).await });
+        tokio::spawn(async move { broker.serve_with(listener, options).await });
     }
     announce_ready(&settings);
 

@@ -1,14 +1,18 @@
 //! What somebody at a terminal gets: a first run that works, and errors that say what to do.
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
+use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use tidegate_codec::{PacketType, ReasonCode, Version};
+use tidegate_codec::{Auth, Connect, Packet, PacketType, ReasonCode, Version};
 use tidegate_testkit::mqtt::Peer;
 use tidegate_testkit::process::{Launch, Tidegate, free_address};
+use tidegate_testkit::scram::ScramClient;
+use tokio::net::TcpStream;
 
 fn binary() -> PathBuf {
     env!("CARGO_BIN_EXE_tidegate").into()
@@ -193,4 +197,86 @@ fn a_taken_port_ends_with_exit_code_1_and_says_which() {
     }
     let said = stderr(&run(&free, &other, &address));
     assert!(said.contains(&format!("tidegate --kafka {address}")), "the line that uses it: {said}");
+}
+
+/// Runs it with a password on its standard input.
+fn passwd(file: &str, args: &[&str], password: &str) -> Output {
+    let mut child = Command::new("timeout")
+        .args(["60", binary().to_str().unwrap(), "passwd", "--scram", file])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_made_by_passwd_lets_its_users_in_and_nobody_else() {
+    let folder = folder("passwd");
+    let path = folder.join("scram");
+    let file = path.to_str().unwrap();
+    for (user, password, said) in
+        [("alice", "wrong\n", "added"), ("bob", "secret\n", "added"), ("alice", "pencil\n", "changed")]
+    {
+        let output = passwd(file, &[user], password);
+        assert!(String::from_utf8_lossy(&output.stdout).contains(said), "{}", stderr(&output));
+    }
+    assert!(passwd(file, &["--delete", "bob"], "").status.success());
+    assert_eq!(passwd(file, &["--delete", "bob"], "").status.code(), Some(2));
+    assert!(stderr(&passwd(file, &["carol"], "")).contains("the password is empty"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("secret=") && !text.contains("bob") && !text.contains("pencil"), "{text}");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let log = free_address().unwrap();
+    let toml = format!("[authentication.scram]\nfile = \"{file}\"\n[embedded_log]\nbind = \"{log}\"\n");
+    let broker = Launch::new(toml).binary(binary()).start().unwrap();
+    for (user, expected) in
+        [("alice", ReasonCode::Success), ("bob", ReasonCode::NotAuthorized), ("", ReasonCode::NotAuthorized)]
+    {
+        let mut peer = Peer::dial(broker.mqtt(), Version::V5).await.unwrap();
+        assert_eq!(log_in(&mut peer, user, "pencil").await, expected, "{user}");
+    }
+}
+
+/// Connects with SCRAM-SHA-256, or without if there is no user, and returns what CONNACK says.
+async fn log_in(peer: &mut Peer<TcpStream>, user: &str, password: &str) -> ReasonCode {
+    let (mut scram, first) = ScramClient::new(user, password);
+    let mut connect = Connect::new(Version::V5, "device");
+    if !user.is_empty() {
+        connect.properties.authentication_method = Some("SCRAM-SHA-256");
+        connect.properties.authentication_data = Some(first.as_bytes());
+    }
+    peer.send(&Packet::Connect(Box::new(connect))).await.unwrap();
+    loop {
+        let proof = match peer.receive().await.unwrap() {
+            Packet::ConnAck(connack) => return connack.reason,
+            Packet::Auth(auth) => {
+                scram.prove(std::str::from_utf8(auth.authentication_data.unwrap()).unwrap())
+            }
+            packet => panic!("{packet:?}"),
+        };
+        let mut auth = Auth::new(ReasonCode::ContinueAuthentication);
+        auth.authentication_method = Some("SCRAM-SHA-256");
+        auth.authentication_data = Some(proof.as_bytes());
+        peer.send(&Packet::Auth(Box::new(auth))).await.unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_credentials_that_is_wrong_is_told_before_a_port_is_opened() {
+    let folder = folder("scram");
+    let path = folder.join("scram");
+    let toml = config(&folder, &format!("[authentication.scram]\nfile = \"{}\"\n", path.display()));
+    let output = tidegate(&["check", "--config", &toml]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("authentication.scram.file") && stderr(&output).contains("tidegate passwd")
+    );
+    std::fs::write(&path, "secret=AAAA\n").unwrap();
+    let output = tidegate(&["check", "--config", &toml]);
+    assert!(stderr(&output).contains("line 1: the secret"), "{}", stderr(&output));
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use tidegate_session::Limits;
 
 use crate::access::DenyList;
+use crate::authentication::AuthenticationMethods;
 use crate::auto_subscribe::AutoSubscription;
 use crate::delayed::DelayedLimits;
 use crate::mount::Mountpoint;
+use crate::response_information::ResponseInformation;
 use crate::retained::RetainedLimits;
 use crate::rewrite::Rewrite;
 use crate::shared::SharedStrategy;
@@ -55,6 +57,20 @@ pub struct Config {
     /// How often the broker publishes what it knows of itself under `$SYS/broker`, at most once a second; `None` for
     /// never.
     pub sys_interval: Option<Duration>,
+    /// What 5.0 clients that ask for it are told to build their response topics on.
+    pub response_information: Option<ResponseInformation>,
+    /// Whether clients are sent to another server instead of being served. Which one says
+    /// [`Limits::server_reference`], which they are told at a shutdown as well.
+    pub redirect: Option<Redirect>,
+}
+
+/// How clients are sent to another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redirect {
+    /// For now: Use another server (0x9C).
+    ForNow,
+    /// For good: Server moved (0x9D).
+    ForGood,
 }
 
 /// What holds for the clients of one listener.
@@ -65,6 +81,8 @@ pub struct ListenerOptions {
     /// Limits of their sessions in place of [`Config::limits`]. A session that is resumed keeps those with which it
     /// began; the size of packets is one for all listeners.
     pub limits: Option<Arc<Limits>>,
+    /// Methods of enhanced authentication.
+    pub authentication: AuthenticationMethods,
 }
 
 impl Default for Config {
@@ -86,6 +104,8 @@ impl Default for Config {
             rewrites: Vec::new(),
             auto_subscriptions: Vec::new(),
             sys_interval: Some(Duration::from_mins(1)),
+            response_information: None,
+            redirect: None,
         }
     }
 }

@@ -18,6 +18,7 @@ use tidegate_store::{Commit, Waiting};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::authentication::{AuthenticatingClient, AuthenticationMethod};
 use crate::broker::{Core, now};
 use crate::config::ListenerOptions;
 use crate::entry::{Entry, Kick, open_letter};
@@ -25,6 +26,7 @@ use crate::listener::Peer;
 use crate::opening::{Opened, Unopened, open};
 use crate::output::{Output, Unsent};
 use crate::pipeline::{Origin, Stalled};
+use crate::reauthentication::{Decision, Reauthentication};
 use crate::replay::Replay;
 use crate::subscribing::Client;
 use crate::turn::{self, Turn, Work};
@@ -54,6 +56,8 @@ enum Cause {
     StoreFailed,
     Decode(DecodeError),
     Violation(Violation),
+    /// A re-authentication failed, for this reason.
+    NotAuthenticated(ReasonCode),
     Kicked(Kick),
     /// A sink could not say that a record is safe, or refused it for good and the version has no word for it.
     Unacknowledgeable,
@@ -68,6 +72,7 @@ impl Cause {
             Self::StoreFailed => "store_failed",
             Self::Decode(_) => "malformed",
             Self::Violation(_) => "protocol_error",
+            Self::NotAuthenticated(_) => "not_authenticated",
             Self::Kicked(Kick::TakenOver(_)) => "taken_over",
             Self::Kicked(Kick::Shutdown) => "shutdown",
             Self::Unacknowledgeable => "unacknowledgeable",
@@ -95,7 +100,9 @@ where
         }
         Err(unopened) => {
             core.metrics.connections_refused.with_label_values(&[unopened.name()]).inc();
-            if let Unopened::Malformed(answer) | Unopened::Refused(answer) = unopened {
+            if let Unopened::Malformed(answer) | Unopened::Refused(answer) | Unopened::Redirected(answer) =
+                unopened
+            {
                 Box::pin(say_goodbye(&mut stream, &answer)).await;
             }
         }
@@ -127,6 +134,9 @@ struct Connection<S> {
     session: Session,
     decoder: Decoder,
     username: Option<Box<str>>,
+    /// How it was authenticated, and can be again.
+    method: Option<Arc<dyn AuthenticationMethod>>,
+    reauthentication: Option<Box<Reauthentication>>,
     version: Version,
     is_bridge: bool,
     peer: Peer,
@@ -155,7 +165,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     fn new(core: Arc<Core>, stream: S, peer: Peer, opened: Opened) -> Self {
-        let Opened { entry, session, decoder, username, version, is_bridge, replay, output, backlog } =
+        let Opened { entry, session, decoder, username, method, version, is_bridge, replay, output, backlog } =
             opened;
         Self {
             settle: Arc::clone(&entry) as Arc<dyn Settle>,
@@ -165,6 +175,8 @@ where
             session,
             decoder,
             username,
+            method,
+            reauthentication: None,
             version,
             is_bridge,
             peer,
@@ -309,6 +321,16 @@ where
             self.session.touch(now);
             return self.handle_backlog(work, now).map(|()| Progress::Some);
         }
+        if self.reauthentication.is_some() {
+            match self.poll_reauthentication(cx, work)? {
+                Progress::Some => {
+                    self.session.touch(now);
+                    return self.handle_backlog(work, now).map(|()| Progress::Some);
+                }
+                Progress::None if self.is_deciding() => return Ok(Progress::None),
+                Progress::None => {}
+            }
+        }
         if self.drain_until.is_some() || self.is_congested() || self.session.window_is_full() {
             return Ok(Progress::None);
         }
@@ -370,6 +392,9 @@ where
                 self.core.metrics.stalls.inc();
                 break;
             }
+            if self.is_deciding() {
+                break;
+            }
             if self.session.window_is_full() {
                 // 3.1.1 has no Receive Maximum: the rest waits here and in the client's socket.
                 self.paused = true;
@@ -407,9 +432,51 @@ where
             }
             Input::Subscribe(mut request) => self.subscribe(&mut request, work),
             Input::Unsubscribe(request) => self.unsubscribe(&request, work),
+            Input::Authenticate { is_first, data } => self.authenticate(is_first, data.unwrap_or_default()),
             Input::Disconnect => return Err(Cause::Client),
         }
         Ok(())
+    }
+
+    /// Takes what the client says in a re-authentication; the next turns look at what becomes of it.
+    fn authenticate(&mut self, is_first: bool, data: &[u8]) {
+        match (&mut self.reauthentication, &self.method) {
+            (Some(running), _) if !is_first => running.answer(data),
+            (_, Some(method)) => {
+                let client = AuthenticatingClient {
+                    client_id: &self.entry.client_id,
+                    username: self.username.as_deref(),
+                    peer: self.peer.address,
+                };
+                let timeout = self.core.config.connect_timeout;
+                let begun = Reauthentication::new(&**method, &client, data, timeout);
+                self.reauthentication = Some(Box::new(begun));
+            }
+            // The session refuses AUTH where CONNECT named no method.
+            (_, None) => {}
+        }
+    }
+
+    /// Whether a re-authentication has to decide before anything more is handled.
+    fn is_deciding(&self) -> bool {
+        self.reauthentication.as_ref().is_some_and(|running| running.is_deciding())
+    }
+
+    fn poll_reauthentication(&mut self, cx: &mut Context<'_>, work: &mut Work) -> Result<Progress, Cause> {
+        let Some(running) = &mut self.reauthentication else { return Ok(Progress::None) };
+        let Poll::Ready(decision) = running.poll(cx) else { return Ok(Progress::None) };
+        let told = match decision {
+            Decision::Ask(data) => self.session.ask_to_authenticate(&data, &mut work.out),
+            // Nobody becomes somebody else on the way: what it may do was decided for the one that it was.
+            Decision::Accept(accepted) if self.username.as_deref() == Some(&*accepted.identity) => {
+                self.reauthentication = None;
+                self.session.authenticated(&accepted.data, &mut work.out)
+            }
+            Decision::Accept(_) => return Err(Cause::NotAuthenticated(ReasonCode::NotAuthorized)),
+            Decision::Refuse(reason) => return Err(Cause::NotAuthenticated(reason)),
+        };
+        told.map_err(|_too_large| Cause::NotAuthenticated(ReasonCode::PacketTooLarge))?;
+        Ok(Progress::Some)
     }
 
     fn subscribe(&mut self, request: &mut Subscribe<'_>, work: &mut Work) {
@@ -456,7 +523,7 @@ where
     /// The timer is set once for each keep-alive period, not for each packet: when it fires early, because packets
     /// came, it is set again.
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Cause> {
-        let is_listening = self.stalled.is_none() && !self.paused;
+        let is_listening = self.stalled.is_none() && !self.paused && !self.is_deciding();
         let deadline = match (self.drain_until, self.session.deadline()) {
             (Some(until), _) => until,
             (None, Some(deadline)) => deadline,
@@ -498,6 +565,7 @@ where
             Cause::KeepAlive => Ended::KeepAliveTimeout,
             Cause::Decode(error) => Ended::ByServer(error.reason_code()),
             Cause::Violation(violation) => Ended::Violation(violation),
+            Cause::NotAuthenticated(reason) => Ended::ByServer(reason),
             Cause::Kicked(Kick::TakenOver(start)) => Ended::TakenOver(start),
             Cause::Kicked(Kick::Shutdown) => Ended::ServerShutdown,
             Cause::Unacknowledgeable | Cause::StoreFailed => {

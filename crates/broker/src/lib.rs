@@ -48,10 +48,12 @@
 //! - [`Broker`]: the handle; [`Config`] and [`Metrics`] go into it.
 //! - [`RuleBinding`] and [`Output`]: a compiled rule and where its rows go; [`AckMode`]: what a PUBACK waits for.
 //! - [`Listener`]: where connections come from; [`Tcp`] is in the box. [`ListenerOptions`] holds for its clients.
+//! - [`AuthenticationMethod`]: a method of enhanced authentication; [`ScramSha256`] is in the box.
 //! - [`SharedStrategy`], [`RetainedLimits`], [`DelayedLimits`], [`DenyList`], [`Rewrite`], [`AutoSubscription`] and
 //!   [`Mountpoint`]: what a [`Config`] says beyond the protocol.
 
 mod access;
+mod authentication;
 mod auto_subscribe;
 mod broker;
 mod config;
@@ -67,11 +69,14 @@ mod opening;
 mod output;
 mod pipeline;
 mod place;
+mod reauthentication;
 mod receive;
 mod registry;
 mod replay;
+mod response_information;
 mod retained;
 mod rewrite;
+mod scram;
 mod setting;
 mod shared;
 mod subscribing;
@@ -81,16 +86,21 @@ mod timers;
 mod turn;
 
 pub use access::DenyList;
+pub use authentication::{
+    Accepted, AuthenticatingClient, AuthenticationMethod, AuthenticationMethods, Exchange, Step, Stepping,
+};
 pub use auto_subscribe::AutoSubscription;
 pub use broker::Broker;
-pub use config::{Config, ListenerOptions};
+pub use config::{Config, ListenerOptions, Redirect};
 pub use delayed::DelayedLimits;
 pub use listener::{ACCEPT_PAUSE, Listener, Peer, Tcp};
 pub use metrics::Metrics;
 pub use mount::Mountpoint;
 pub use pipeline::{AckMode, Output, RuleBinding};
+pub use response_information::ResponseInformation;
 pub use retained::RetainedLimits;
 pub use rewrite::{Rewrite, RewriteScope};
+pub use scram::ScramSha256;
 pub use setting::InvalidSetting;
 pub use shared::SharedStrategy;
 pub use tidegate_codec::{QoS, RetainHandling, SubscribeOptions};

@@ -38,4 +38,10 @@ pub enum InvalidSetting {
         /// What was given.
         mountpoint: String,
     },
+    /// Response information that is not the beginning of a topic.
+    #[error("`{template}` is not the beginning of a topic: it is empty or has wildcards")]
+    ResponseInformation {
+        /// What was given.
+        template: String,
+    },
 }

@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use tidegate_codec::{ConnAck, ConnAckProperties, Connect, Packet, QoS, ReasonCode, Version};
 use tidegate_topic::TopicName;
 
-use crate::link::{Link, server_keep_alive};
+use crate::link::{Link, send_within, server_keep_alive};
 use crate::{Expiry, Limits};
 
 /// Room that CONNACK keeps for a client identifier that the server will assign, in bytes with its frame.
@@ -29,7 +29,7 @@ pub enum Refusal {
     /// A control character in the client identifier.
     #[error("the client identifier contains a control character")]
     ClientIdInvalid,
-    /// The server speaks no enhanced authentication.
+    /// A method of enhanced authentication that the server does not have.
     #[error("the authentication method is not supported")]
     AuthenticationMethod,
     /// The client accepts no packet as large as the CONNACK that it would get.
@@ -86,11 +86,17 @@ impl Refusal {
 /// Checks what can be checked without knowing the client: identifier, will and authentication method.
 ///
 /// In 5.0 an empty client identifier passes, and in 3.1.1 one with Clean Session: the caller then assigns one
-/// [MQTT5-3.1.3-6].
+/// [MQTT5-3.1.3-6]. A CONNECT that names a method of enhanced authentication passes if it `is_supported`: the caller then
+/// carries the exchange out, see [`Authentication`](crate::Authentication), before it calls
+/// [`Session::connect`](crate::Session::connect).
 ///
 /// # Errors
 /// The first reason to answer with [`refuse`] and close [MQTT5-3.1.4-2].
-pub fn check_connect(connect: &Connect<'_>, limits: &Limits) -> Result<(), Refusal> {
+pub fn check_connect(
+    connect: &Connect<'_>,
+    limits: &Limits,
+    is_supported: impl FnOnce(&str) -> bool,
+) -> Result<(), Refusal> {
     let client_id = connect.client_id;
     let may_be_assigned = match connect.version {
         Version::V3_1 => false,
@@ -106,14 +112,10 @@ pub fn check_connect(connect: &Connect<'_>, limits: &Limits) -> Result<(), Refus
     if client_id.chars().any(char::is_control) {
         return Err(Refusal::ClientIdInvalid);
     }
-    if connect.properties.authentication_method.is_some() {
-        return Err(Refusal::AuthenticationMethod);
+    if connect.properties.authentication_method.is_some_and(|method| !is_supported(method)) {
+        return Err(Refusal::AuthenticationMethod); // [MQTT5-4.12.0-1]
     }
-    if let Some(maximum) = connect.properties.maximum_packet_size.map(NonZeroU32::get)
-        && !has_room_for_connack(connect, maximum, limits)
-    {
-        return Err(Refusal::NoRoomForConnAck { maximum });
-    }
+    check_welcome(connect, &Welcome::new(SessionState::New), limits)?;
     let Some(will) = &connect.will else { return Ok(()) };
     if TopicName::parse_with(will.topic, limits.max_topic_levels).is_err() {
         return Err(Refusal::WillTopicInvalid);
@@ -130,6 +132,27 @@ pub fn check_connect(connect: &Connect<'_>, limits: &Limits) -> Result<(), Refus
     Ok(())
 }
 
+/// Checks that the client accepts a packet as large as the CONNACK of that welcome.
+///
+/// [`check_connect`] did it for a welcome that says nothing special; the one that ends an enhanced authentication with
+/// data of its method is larger.
+///
+/// # Errors
+/// [`Refusal::NoRoomForConnAck`].
+pub fn check_welcome(connect: &Connect<'_>, welcome: &Welcome<'_>, limits: &Limits) -> Result<(), Refusal> {
+    let Some(maximum) = connect.properties.maximum_packet_size.map(NonZeroU32::get) else { return Ok(()) };
+    // Without CONNACK there is no conversation, and hardly any property of it can be left out, because the client would
+    // then go by defaults that the server does not keep.
+    let assigned = if connect.client_id.is_empty() { ASSIGNED_CLIENT_ID_BYTES } else { 0 };
+    let welcome = Welcome { assigned_client_id: None, response_information: None, ..*welcome };
+    let needed = connack(connect, welcome, limits).encoded_len(connect.version);
+    if needed.is_ok_and(|bytes| bytes + assigned <= maximum as usize) {
+        Ok(())
+    } else {
+        Err(Refusal::NoRoomForConnAck { maximum })
+    }
+}
+
 /// Appends the CONNACK that refuses a connection, which the caller then closes [MQTT5-3.2.2-7], [MQTT311-3.2.2-5].
 ///
 /// In 3.x it has the nearest of the return codes 1 to 5; where there is none nothing is appended, and the close has
@@ -139,6 +162,25 @@ pub fn refuse(version: Version, reason: ReasonCode, out: &mut Vec<u8>) {
     let _ = ConnAck::new(reason).encode(version, out);
 }
 
+/// Appends the CONNACK that sends a client to another server, for a while or for good, and names it if
+/// [`Limits::server_reference`] does (4.11). In 3.x it says that the server is unavailable, if anything.
+pub fn redirect(connect: &Connect<'_>, is_for_good: bool, limits: &Limits, out: &mut Vec<u8>) {
+    let reason = if is_for_good { ReasonCode::ServerMoved } else { ReasonCode::UseAnotherServer };
+    let mut connack = ConnAck::new(reason);
+    if connect.version == Version::V5 {
+        connack.properties.server_reference = limits.server_reference.as_deref();
+    }
+    let maximum = connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get);
+    let mut send = |connack: &ConnAck<'_>| {
+        send_within(maximum, connect.version, &Packet::ConnAck(Box::new(connack.clone())), out)
+    };
+    if send(&connack).is_err() {
+        connack.properties.server_reference = None;
+        // The close has to do where even that is too large, or has no code in 3.x.
+        let _ = send(&connack);
+    }
+}
+
 /// What the server found for a CONNECT that it accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome<'a> {
@@ -146,6 +188,17 @@ pub struct Welcome<'a> {
     pub state: SessionState,
     /// The client identifier that the server chose, if CONNECT had none [MQTT5-3.2.2-16].
     pub assigned_client_id: Option<&'a str>,
+    /// What the client may build its response topics on. It is said if CONNECT asks for it, and if it fits.
+    pub response_information: Option<&'a str>,
+    /// What the method of an enhanced authentication says at its end.
+    pub authentication_data: Option<&'a [u8]>,
+}
+
+impl Welcome<'_> {
+    /// Returns the welcome that says nothing but this.
+    pub const fn new(state: SessionState) -> Self {
+        Self { state, assigned_client_id: None, response_information: None, authentication_data: None }
+    }
 }
 
 /// Whether a session existed before its connection.
@@ -165,10 +218,13 @@ pub(crate) fn accept(
     limits: &Limits,
     out: &mut Vec<u8>,
 ) {
-    link.answer(&Packet::ConnAck(Box::new(connack(connect, welcome, limits))), out);
+    let connack = |welcome| Packet::ConnAck(Box::new(connack(connect, welcome, limits)));
+    if link.send(&connack(welcome), out).is_err() {
+        link.answer(&connack(Welcome { response_information: None, ..welcome }), out);
+    }
 }
 
-fn connack<'a>(connect: &Connect<'_>, welcome: Welcome<'a>, limits: &Limits) -> ConnAck<'a> {
+fn connack<'a>(connect: &Connect<'a>, welcome: Welcome<'a>, limits: &Limits) -> ConnAck<'a> {
     let asked = connect.properties.session_expiry_interval.unwrap_or(0);
     let given = requested_expiry(connect, limits).to_interval();
     let properties = match connect.version {
@@ -182,20 +238,17 @@ fn connack<'a>(connect: &Connect<'_>, welcome: Welcome<'a>, limits: &Limits) -> 
             assigned_client_id: welcome.assigned_client_id,
             topic_alias_maximum: Some(limits.topic_alias_maximum).filter(|maximum| *maximum > 0),
             server_keep_alive: server_keep_alive(connect, limits).map(NonZeroU16::get),
+            response_information: welcome
+                .response_information
+                .filter(|_| connect.properties.request_response_information == Some(true)),
+            // [MQTT5-4.12.0-5], [MQTT5-4.12.0-6]
+            authentication_method: connect.properties.authentication_method,
+            authentication_data: welcome.authentication_data,
             ..ConnAckProperties::default()
         },
     };
     let session_present = welcome.state == SessionState::Resumed;
     ConnAck { session_present, reason: ReasonCode::Success, properties }
-}
-
-/// Without CONNACK there is no conversation, and no property of it can be left out, because the client would then go
-/// by defaults that the server does not keep.
-fn has_room_for_connack(connect: &Connect<'_>, maximum: u32, limits: &Limits) -> bool {
-    let welcome = Welcome { state: SessionState::New, assigned_client_id: None };
-    let assigned = if connect.client_id.is_empty() { ASSIGNED_CLIENT_ID_BYTES } else { 0 };
-    let needed = connack(connect, welcome, limits).encoded_len(connect.version);
-    needed.is_ok_and(|bytes| bytes + assigned <= maximum as usize)
 }
 
 /// The session expiry that CONNECT asks for, within the limits.

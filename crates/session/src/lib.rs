@@ -16,9 +16,9 @@
 //! let mut out = Vec::new();
 //!
 //! let connect = Connect::new(Version::V3_1_1, "pump-7");
-//! check_connect(&connect, &limits)?;
+//! check_connect(&connect, &limits, |_method| false)?;
 //! let mut session = Session::new(connect.client_id, limits);
-//! session.connect(&connect, Welcome { state: SessionState::New, assigned_client_id: None }, now, &mut out);
+//! session.connect(&connect, Welcome::new(SessionState::New), now, &mut out);
 //! assert_eq!(out, [0x20, 2, 0, 0]); // CONNACK
 //!
 //! let publish = Publish {
@@ -45,11 +45,13 @@
 //! - [`Message`] is an application message that the server holds for others, [`Delivery`] one on its way to a client;
 //! - [`Limits`] bounds every queue, window and table;
 //! - [`Change`] is what a session tells whoever keeps it on disk, [`StoredSession`] what it is made from again;
+//! - [`Authentication`] is the order of AUTH packets, for callers that carry enhanced authentication out;
 //! - [`Refusal`] and [`Violation`] are what clients get wrong before and after CONNACK.
 //!
 //! There are no cargo features.
 
 mod alias;
+mod authentication;
 mod change;
 mod connect;
 mod farewell;
@@ -62,11 +64,13 @@ mod session;
 mod stored;
 mod violation;
 
+pub use authentication::Authentication;
 pub use change::{Change, DeliveryNumber};
-pub use connect::{Refusal, SessionState, Welcome, check_connect, refuse};
+pub use connect::{Refusal, SessionState, Welcome, check_connect, check_welcome, redirect, refuse};
 pub use farewell::{Ended, Expiry, Farewell, Start};
 pub use inbound::Token;
 pub use limits::{Limits, QueuePolicy};
+pub use link::TooLarge;
 pub use message::{DueWill, Message};
 pub use outbound::{Delivered, Delivery, DropReason, Dropped, Identifiers};
 pub use session::{Inbound, Input, Session, Subscription};

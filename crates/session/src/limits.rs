@@ -57,6 +57,9 @@ pub struct Limits {
     pub max_client_id_bytes: usize,
     /// Levels of a topic name.
     pub max_topic_levels: usize,
+    /// Another server, as clients may understand it (4.11 names `host:port`, several with spaces between). 5.0 clients
+    /// are told it when this one shuts down, and by [`redirect`](crate::redirect).
+    pub server_reference: Option<Box<str>>,
 }
 
 /// Which message a full queue drops. Each drop is counted, see [`Session::take_dropped`](crate::Session::take_dropped).
@@ -94,6 +97,7 @@ impl Default for Limits {
             max_subscriptions: 1000,
             max_client_id_bytes: 1024,
             max_topic_levels: tidegate_topic::MAX_LEVELS,
+            server_reference: None,
         }
     }
 }

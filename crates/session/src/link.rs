@@ -7,6 +7,7 @@ use tidegate_codec::{
     Connect, Disconnect, Packet, PacketId, PacketType, PubAck, Publish, QoS, ReasonCode, Version,
 };
 
+use crate::Authentication;
 use crate::alias::{AliasUse, AliasesOut, TopicAliases};
 use crate::inbound::Window;
 use crate::message::DueWill;
@@ -32,11 +33,28 @@ pub(crate) struct Link {
     /// The other way round.
     aliases_out: AliasesOut,
     pub(crate) will: Option<Box<DueWill>>,
+    /// How the client showed who it is, if it was with a method of enhanced authentication.
+    pub(crate) authentication: Option<Box<Authentication>>,
 }
 
 /// The packet does not fit into the client's Maximum Packet Size, or into MQTT at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooLarge;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the client accepts no packet as large")]
+pub struct TooLarge;
+
+/// Appends a packet unless it is larger than `max_packet_size`, in bytes; `u32::MAX` for a client that names none.
+pub(crate) fn send_within(
+    max_packet_size: u32,
+    version: Version,
+    packet: &Packet<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), TooLarge> {
+    let is_bounded = max_packet_size < u32::MAX;
+    if is_bounded && packet.encoded_len(version).is_ok_and(|bytes| bytes > max_packet_size as usize) {
+        return Err(TooLarge);
+    }
+    packet.encode(version, out).map_err(|_| TooLarge)
+}
 
 impl Link {
     pub(crate) fn new(connect: &Connect<'_>, limits: &Limits, now: Instant) -> Self {
@@ -53,6 +71,7 @@ impl Link {
             aliases: TopicAliases::default(),
             aliases_out: AliasesOut::new(properties.topic_alias_maximum.unwrap_or(0), limits),
             will: connect.will.as_ref().map(|will| Box::new(DueWill::new(will))),
+            authentication: Authentication::of(connect).map(|authentication| Box::new(authentication.done())),
         }
     }
 
@@ -78,13 +97,7 @@ impl Link {
 
     /// Appends a packet unless it is larger than the client accepts [MQTT5-3.1.2-24]; then nothing is appended.
     pub(crate) fn send(&self, packet: &Packet<'_>, out: &mut Vec<u8>) -> Result<(), TooLarge> {
-        let is_bounded = self.max_packet_size < u32::MAX;
-        if is_bounded
-            && packet.encoded_len(self.version).is_ok_and(|bytes| bytes > self.max_packet_size as usize)
-        {
-            return Err(TooLarge);
-        }
-        packet.encode(self.version, out).map_err(|_| TooLarge)
+        send_within(self.max_packet_size, self.version, packet, out)
     }
 
     /// Appends an answer. One that is larger than the client accepts (a SUBACK for many filters, say) is left out:
@@ -169,6 +182,19 @@ impl Link {
         disconnect.reason_string = explanation.filter(|_| self.wants_problem_information);
         if self.send(&Packet::Disconnect(disconnect.clone()), out).is_err() {
             disconnect.reason_string = None; // [MQTT5-3.14.2-3]
+            self.answer(&Packet::Disconnect(disconnect), out);
+        }
+    }
+
+    /// Appends the DISCONNECT that sends the client to another server, in 5.0 only (4.13).
+    pub(crate) fn send_elsewhere(&self, server_reference: &str, out: &mut Vec<u8>) {
+        if self.version != Version::V5 {
+            return;
+        }
+        let mut disconnect = Disconnect::new(ReasonCode::UseAnotherServer);
+        disconnect.server_reference = Some(server_reference);
+        if self.send(&Packet::Disconnect(disconnect.clone()), out).is_err() {
+            disconnect.server_reference = None;
             self.answer(&Packet::Disconnect(disconnect), out);
         }
     }

@@ -14,7 +14,7 @@ use crate::change::Changes;
 use crate::connect::{self, SessionState, Welcome};
 use crate::farewell::{self, Ended, Expiry, Farewell};
 use crate::inbound::{Answer, Arrival, Received, Token};
-use crate::link::Link;
+use crate::link::{Link, TooLarge};
 use crate::outbound::{Delivered, Delivery, Dropped, Outbound, Pending};
 use crate::{Change, DeliveryNumber, Limits, Violation};
 
@@ -58,6 +58,14 @@ pub enum Input<'s, 'p> {
     Subscribe(Box<Subscribe<'p>>),
     /// To change the subscription tree and to call [`Session::unsubscribed`].
     Unsubscribe(Box<Unsubscribe<'p>>),
+    /// To look at what the client says of itself, and to call [`Session::ask_to_authenticate`],
+    /// [`Session::authenticated`], or [`Session::end`] with [`Ended::ByServer`].
+    Authenticate {
+        /// Whether a re-authentication begins (4.12.1); otherwise it goes on.
+        is_first: bool,
+        /// The method's data.
+        data: Option<&'p [u8]>,
+    },
     /// To call [`Session::end`] with [`Ended::ByClient`], to close, and to handle nothing more.
     Disconnect,
 }
@@ -200,7 +208,13 @@ impl Session {
                 return Ok(Input::Disconnect);
             }
             Packet::Connect(_) => return Err(Violation::SecondConnect),
-            Packet::Auth(_) => return Err(Violation::UnexpectedAuth),
+            Packet::Auth(auth) => {
+                let Some(authentication) = &mut link.authentication else {
+                    return Err(Violation::UnexpectedAuth);
+                };
+                let is_first = authentication.handle(&auth)?;
+                return Ok(Input::Authenticate { is_first, data: auth.authentication_data });
+            }
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 return Err(Violation::ServerPacket(packet.packet_type()));
             }
@@ -232,6 +246,24 @@ impl Session {
     /// connection afterwards, because only a new one makes a 5.0 client repeat [MQTT5-4.4.0-1].
     pub fn forget(&mut self, token: Token) {
         self.inbound.forget(token, &mut self.changes);
+    }
+
+    /// Asks the client for more, in a re-authentication that it began.
+    ///
+    /// # Errors
+    /// The client accepts no packet as large: the connection has to end.
+    pub fn ask_to_authenticate(&self, data: &[u8], out: &mut Vec<u8>) -> Result<(), TooLarge> {
+        let authentication = self.link.as_ref().and_then(|link| link.authentication.as_deref());
+        authentication.map_or(Ok(()), |authentication| authentication.ask(data, out))
+    }
+
+    /// Tells the client that its re-authentication succeeded.
+    ///
+    /// # Errors
+    /// The client accepts no packet as large: the connection has to end.
+    pub fn authenticated(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), TooLarge> {
+        let authentication = self.link.as_mut().and_then(|link| link.authentication.as_deref_mut());
+        authentication.map_or(Ok(()), |authentication| authentication.succeed(data, out))
     }
 
     /// Tells whether a 3.x client has as many messages with the broker as it may: handle no further packet before the
@@ -380,7 +412,10 @@ impl Session {
                 link.disconnect(violation.reason_code(), Some(&violation.to_string()), out);
             }
             Ended::TakenOver(_) => link.disconnect(ReasonCode::SessionTakenOver, None, out), // [MQTT5-3.1.4-3]
-            Ended::ServerShutdown => link.disconnect(ReasonCode::ServerShuttingDown, None, out),
+            Ended::ServerShutdown => match &self.limits.server_reference {
+                Some(elsewhere) => link.send_elsewhere(elsewhere, out),
+                None => link.disconnect(ReasonCode::ServerShuttingDown, None, out),
+            },
             Ended::ByServer(reason) => link.disconnect(reason, None, out),
         }
         let will = link.will.take().and_then(|will| farewell::due(*will, cause, self.expiry));

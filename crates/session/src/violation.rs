@@ -19,6 +19,15 @@ pub enum Violation {
     /// AUTH without an Authentication Method in CONNECT.
     #[error("AUTH came although CONNECT named no authentication method")]
     UnexpectedAuth,
+    /// AUTH that is not due: a second beginning, a continuation of nothing, or success, which is the server's to say.
+    #[error("AUTH came out of turn")]
+    AuthOutOfTurn,
+    /// AUTH without Authentication Method.
+    #[error("AUTH names no authentication method")]
+    AuthenticationMethodMissing,
+    /// AUTH with another Authentication Method than CONNECT.
+    #[error("AUTH names another authentication method than CONNECT")]
+    AuthenticationMethodChanged,
     /// PUBLISH with neither topic name nor alias.
     #[error("PUBLISH has neither topic name nor topic alias")]
     TopicMissing,
@@ -79,6 +88,8 @@ impl Violation {
             | Self::SecondConnect
             | Self::ServerPacket(_)
             | Self::UnexpectedAuth
+            | Self::AuthOutOfTurn
+            | Self::AuthenticationMethodMissing
             | Self::TopicMissing
             | Self::TopicAliasUnknown(_)
             | Self::ResponseTopicInvalid
@@ -87,6 +98,7 @@ impl Violation {
             | Self::PacketIdInUse(_)
             | Self::NoLocalOnShared
             | Self::SessionExpiryRaised => ReasonCode::ProtocolError,
+            Self::AuthenticationMethodChanged => ReasonCode::BadAuthenticationMethod,
             Self::TopicNameInvalid => ReasonCode::TopicNameInvalid,
             Self::TopicAliasTooHigh { .. } => ReasonCode::TopicAliasInvalid,
             Self::QosNotSupported => ReasonCode::QosNotSupported,
@@ -102,6 +114,8 @@ impl Violation {
             Self::BeforeConnect(_) => "MQTT5-3.1.0-1",
             Self::SecondConnect => "MQTT5-3.1.0-2",
             Self::UnexpectedAuth => "MQTT5-4.12.0-7",
+            Self::AuthOutOfTurn => "MQTT5-4.12.0-3",
+            Self::AuthenticationMethodMissing | Self::AuthenticationMethodChanged => "MQTT5-4.12.1-1",
             Self::TopicNameInvalid => "MQTT5-3.3.2-2",
             Self::TopicAliasTooHigh { .. } => "MQTT5-3.3.2-9",
             Self::ResponseTopicInvalid => "MQTT5-3.3.2-14",

@@ -19,7 +19,7 @@
 //! connect.clean_start = false;
 //! let mut session = Session::new("pump-7", Arc::clone(&limits));
 //! let (key, mut changes, mut out) = (store.new_session(), Vec::new(), Vec::new());
-//! let welcome = Welcome { state: SessionState::New, assigned_client_id: None };
+//! let welcome = Welcome::new(SessionState::New);
 //! session.connect(&connect, welcome, std::time::Instant::now(), &mut out);
 //! session.take_changes(&mut changes);
 //! let commit = store.append(key, &mut changes);

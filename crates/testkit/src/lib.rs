@@ -19,9 +19,11 @@
 //! - [`ledger`]: who was promised what, against what a log holds
 //! - [`kafka`]: Apache Kafka from Maven Central's jars, started, killed and restarted
 //! - [`mqtt`]: a client that says exactly what the test tells it
+//! - [`scram`]: the client's side of an enhanced authentication
 //! - [`process`]: the `tidegate` binary on free ports in its own folder
 
 pub mod kafka;
 pub mod ledger;
 pub mod mqtt;
 pub mod process;
+pub mod scram;

@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tidegate-session", &["tidegate-codec", "tidegate-topic"]),
     ("tidegate-store", &["tidegate-codec", "tidegate-session"]),
     ("tidegate-rules", &["tidegate-topic"]),
+    ("tidegate-scram", &[]),
     ("tidegate-sink", &[]),
     ("tidegate-spill", &[]),
     ("tidegate-kafka", &["tidegate-sink", "tidegate-spill"]),
@@ -23,6 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tidegate-topic",
             "tidegate-session",
             "tidegate-rules",
+            "tidegate-scram",
             "tidegate-sink",
             "tidegate-store",
         ],
@@ -37,6 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tidegate-kafka",
             "tidegate-minikafka",
             "tidegate-rules",
+            "tidegate-scram",
             "tidegate-session",
             "tidegate-sink",
             "tidegate-store",
@@ -53,7 +56,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const ANY: &[&str] = &["*"];
 
 /// Crates below the sans-I/O line: bytes in, bytes out, `now` in, next deadline out.
-const SANS_IO: &[&str] = &["tidegate-codec", "tidegate-topic", "tidegate-session", "tidegate-rules"];
+const SANS_IO: &[&str] =
+    &["tidegate-codec", "tidegate-topic", "tidegate-session", "tidegate-rules", "tidegate-scram"];
 
 /// What has no place below that line, directly: runtimes, sockets, threads, locks, clocks, loggers.
 const IO: &[&str] = &[

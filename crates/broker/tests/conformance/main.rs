@@ -6,6 +6,7 @@
 
 mod acknowledging;
 mod attacks;
+mod authenticating;
 mod connecting;
 mod delivering;
 mod disconnecting;

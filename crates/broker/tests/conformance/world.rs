@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_broker::{Broker, Config, Listener, Metrics, Peer as PeerAddress, RuleBinding};
+use tidegate_broker::{Broker, Config, Listener, ListenerOptions, Metrics, Peer as PeerAddress, RuleBinding};
 use tidegate_codec::{
     ConnAck, Connect, ConnectProperties, Packet, PacketId, PacketType, PubAck, Publish, QoS, ReasonCode,
     SubAck, Subscribe, SubscribeFilter, UserProperties, Version, Will,
@@ -65,11 +65,15 @@ impl World {
     }
 
     pub(crate) fn start(config: Config, rules: Vec<RuleBinding>) -> Self {
+        Self::serve(config, rules, ListenerOptions::default())
+    }
+
+    pub(crate) fn serve(config: Config, rules: Vec<RuleBinding>, options: ListenerOptions) -> Self {
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let broker = Broker::start(config, rules, metrics).unwrap();
         let (dial, dialled) = mpsc::channel(16);
         let serving = broker.clone();
-        tokio::spawn(async move { serving.serve(InMemory(dialled)).await });
+        tokio::spawn(async move { serving.serve_with(InMemory(dialled), options).await });
         Self { dial, broker }
     }
 

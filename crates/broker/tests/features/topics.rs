@@ -132,7 +132,10 @@ async fn an_exclusive_subscription_has_one_holder_until_it_leaves() {
 #[tokio::test(start_paused = true)]
 async fn clients_in_a_mountpoint_live_in_a_world_of_their_own() {
     let served = Served::start(|_| {});
-    let options = ListenerOptions { mountpoint: Some(Mountpoint::parse("plant/").unwrap()), limits: None };
+    let options = ListenerOptions {
+        mountpoint: Some(Mountpoint::parse("plant/").unwrap()),
+        ..ListenerOptions::default()
+    };
     let inside = served.door(options);
     let mut outside = served.join(Version::V5, "same").await;
     outside.subscribe(1, "plant/#", QoS::AtLeastOnce).await.unwrap();
@@ -170,7 +173,7 @@ async fn clients_in_a_mountpoint_live_in_a_world_of_their_own() {
 async fn a_will_and_a_delayed_message_stay_in_their_mountpoint() {
     let served = Served::start(|_| {});
     let mountpoint = Some(Mountpoint::parse("plant/").unwrap());
-    let inside = served.door(ListenerOptions { mountpoint, limits: None });
+    let inside = served.door(ListenerOptions { mountpoint, ..ListenerOptions::default() });
     let mut outside = served.join(Version::V5, "outside").await;
     outside.subscribe(1, "#", QoS::AtMostOnce).await.unwrap();
     let will = Will {
@@ -213,7 +216,7 @@ async fn a_listener_has_limits_of_its_own() {
         max_subscriptions: 1,
         ..Limits::default()
     };
-    let door = served.door(ListenerOptions { mountpoint: None, limits: Some(Arc::new(limits)) });
+    let door = served.door(ListenerOptions { limits: Some(Arc::new(limits)), ..ListenerOptions::default() });
     let (keep_alive, mut client) = door.knock(Connect::new(Version::V5, "client")).await;
     assert_eq!(keep_alive, Some(17));
     client.subscribe(1, "a", QoS::AtMostOnce).await.unwrap();

@@ -69,7 +69,7 @@ impl Harness {
 
     pub(crate) fn connect(&mut self, connect: &Connect<'_>, state: SessionState) {
         self.version = connect.version;
-        self.session.connect(connect, Welcome { state, assigned_client_id: None }, self.now, &mut self.out);
+        self.session.connect(connect, Welcome::new(state), self.now, &mut self.out);
     }
 
     /// Loses the connection, comes back, and returns what is sent after CONNACK.

@@ -302,7 +302,7 @@ impl World {
         client.exists = true;
         client.sent.clear();
         let mut out = Vec::new();
-        client.session.connect(&connect, Welcome { state, assigned_client_id: None }, self.now, &mut out);
+        client.session.connect(&connect, Welcome::new(state), self.now, &mut out);
         client.read(&out);
     }
 
