@@ -17,10 +17,10 @@ use crate::config::{Config, ListenerOptions};
 use crate::connection;
 use crate::delayed::DelayedMessages;
 use crate::entry::{Entry, Kick};
-use crate::fanout::{Fanout, Outgoing, Taken};
+use crate::fanout::{Fanout, Outgoing};
 use crate::listener::{ACCEPT_PAUSE, Listener, Peer};
 use crate::metrics::Metrics;
-use crate::pipeline::{Origin, Pipeline, RuleBinding, Stalled};
+use crate::pipeline::{Origin, Pipeline, RuleBinding, Ruled, Stalled};
 use crate::receive::{Refused, Resolve};
 use crate::registry::Registry;
 use crate::retained::Retained;
@@ -32,7 +32,7 @@ use crate::turn::RuleWork;
 /// It builds no runtime: its methods spawn onto the tokio runtime that they are called in.
 #[derive(Clone)]
 pub struct Broker {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
 }
 
 /// What all connections share.
@@ -62,6 +62,8 @@ pub(crate) struct Core {
 pub(crate) struct Routed {
     /// The answer to the publisher; `None` while records wait to be safe.
     pub(crate) answer: Option<ReasonCode>,
+    /// Clients, and groups, that were handed the message.
+    pub(crate) receivers: usize,
     /// Records that found no room: nothing more is read from the publisher until they are taken.
     pub(crate) stalled: Option<Box<Stalled>>,
 }
@@ -272,17 +274,21 @@ impl Core {
             }
             self.count_retained();
         }
-        let ruled = self.pipeline.load().run(origin, publish, wall_clock_ms(), work);
+        let ruled = if origin.is_for_rules {
+            self.pipeline.load().run(origin, publish, wall_clock_ms(), work)
+        } else {
+            Ruled::default()
+        };
         let outgoing = Outgoing { entry: origin.entry, client_id: origin.client_id, topic, publish };
-        let Taken { clients, commit } = self.fanout.deliver(&outgoing, &mut message, now, &self.metrics);
-        work.commit = work.commit.max(commit);
-        self.metrics.delivered.inc_by(clients as u64);
-        let answer = match (ruled.waits, ruled.selected + clients) {
+        let taken = self.fanout.deliver(&outgoing, &mut message, now, &self.metrics);
+        work.commit = work.commit.max(taken.commit);
+        self.metrics.delivered.inc_by(taken.clients as u64);
+        let answer = match (ruled.waits, ruled.selected + taken.clients) {
             (true, _) => None,
             (false, 0) => Some(ReasonCode::NoMatchingSubscribers),
             (false, _) => Some(ReasonCode::Success),
         };
-        Routed { answer, stalled: ruled.stalled }
+        Routed { answer, receivers: taken.clients, stalled: ruled.stalled }
     }
 
     /// Publishes the will of the client of `entry`. Waits where a destination is full.

@@ -418,6 +418,7 @@ where
                     entry: Some(&self.entry),
                     mount: self.entry.mount.as_ref(),
                     can_be_refused: self.version == Version::V5,
+                    is_for_rules: true,
                 };
                 self.core.metrics.received[inbound.publish.qos as usize].inc();
                 let (topic, publish) = (inbound.topic, &inbound.publish);
@@ -508,6 +509,8 @@ where
             Err(Unsent::Socket) => return Err(Cause::ConnectionLost),
             Err(Unsent::Store(_)) => return Err(Cause::StoreFailed),
         }
+        let unqueued_bytes = self.core.config.write_high_water_bytes.saturating_sub(self.output.len());
+        self.entry.set_room(self.session.room_to_half(), unqueued_bytes);
         if self.is_congested() && !self.was_congested {
             self.was_congested = true;
             self.session.set_congested(true);

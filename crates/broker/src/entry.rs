@@ -5,7 +5,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -35,7 +35,33 @@ pub(crate) struct Entry {
     key: SessionKey,
     /// Whether the session is in the store, so that it survives a restart.
     is_kept: AtomicBool,
+    room: Room,
     slot: Mutex<Slot>,
+}
+
+/// What the client of an entry that is online can be given beyond what is in its mailbox, before it is behind. Written
+/// by its connection after each turn.
+#[derive(Debug)]
+struct Room {
+    /// Messages that the session queues until its queue is half full.
+    messages: AtomicUsize,
+    /// Bytes of these.
+    bytes: AtomicUsize,
+    /// Bytes of QoS 0 messages that the connection takes before it drops them.
+    unqueued_bytes: AtomicUsize,
+}
+
+impl Room {
+    fn set(&self, messages: usize, bytes: usize, unqueued_bytes: usize) {
+        self.messages.store(messages, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.unqueued_bytes.store(unqueued_bytes, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> (usize, usize, usize) {
+        let load = |value: &AtomicUsize| value.load(Ordering::Relaxed);
+        (load(&self.messages), load(&self.bytes), load(&self.unqueued_bytes))
+    }
 }
 
 /// A message for a session, with its number where it stands in the store already.
@@ -160,6 +186,11 @@ impl Entry {
             store,
             key,
             is_kept: AtomicBool::new(false),
+            room: Room {
+                messages: AtomicUsize::new(usize::MAX),
+                bytes: AtomicUsize::new(usize::MAX),
+                unqueued_bytes: AtomicUsize::new(usize::MAX),
+            },
             slot: Mutex::new(slot),
         }
     }
@@ -198,6 +229,27 @@ impl Entry {
         let publish = message.as_publish(crate::broker::now());
         let seen = Message::from_publish(topic, &publish, crate::broker::now());
         Some(Arc::new(seen.with_expiry(message.expires_at())))
+    }
+
+    /// What the connection can be given from here on: messages and bytes that its session queues, and bytes of QoS 0
+    /// that its socket takes.
+    pub(crate) fn set_room(&self, (messages, bytes): (usize, usize), unqueued_bytes: usize) {
+        self.room.set(messages, bytes, unqueued_bytes);
+    }
+
+    /// Whether the client is online and so far behind that another message of this QoS may cost it one.
+    pub(crate) fn is_behind(&self, qos: QoS) -> bool {
+        let slot = self.slot.lock();
+        let Slot::Online(inbox) = &*slot else { return false };
+        let (messages, bytes, unqueued_bytes) = self.room.get();
+        let (in_mailbox, mailbox) = (inbox.deliveries.len(), self.mailbox);
+        if in_mailbox >= mailbox.messages / 2 || inbox.bytes >= mailbox.bytes / 2 {
+            return true;
+        }
+        match qos {
+            QoS::AtMostOnce => inbox.bytes >= unqueued_bytes,
+            QoS::AtLeastOnce | QoS::ExactlyOnce => in_mailbox >= messages || inbox.bytes >= bytes,
+        }
     }
 
     /// Leaves a message for the session. Never waits for the subscriber.
@@ -278,6 +330,15 @@ impl Entry {
         if inbox.settled.spilled() {
             // A burst is over; an idle connection keeps no buffers.
             inbox.settled = SmallVec::new();
+        }
+        if !inbox.deliveries.is_empty() {
+            // They take their room with them until the turn is over and says how much there is.
+            let (messages, bytes, unqueued_bytes) = self.room.get();
+            self.room.set(
+                messages.saturating_sub(inbox.deliveries.len()),
+                bytes.saturating_sub(inbox.bytes),
+                unqueued_bytes.saturating_sub(inbox.bytes),
+            );
         }
         deliveries.append(&mut std::mem::take(&mut inbox.deliveries));
         inbox.bytes = 0;

@@ -196,6 +196,19 @@ impl Fanout {
         taken
     }
 
+    /// Visits every client that would get a message and is online or not, with the QoS that it would get it with: all
+    /// members of a group, because any of them may be next.
+    pub(crate) fn for_each_receiver(&self, outgoing: &Outgoing<'_>, mut visit: impl FnMut(&Arc<Entry>, QoS)) {
+        let Some(targets) = self.targets(outgoing) else { return };
+        let qos = outgoing.publish.qos;
+        for (entry, wanted) in &targets.clients {
+            visit(entry, qos.min(wanted.options.qos));
+        }
+        for group in &targets.groups {
+            group.for_each_member(|entry, wanted| visit(entry, qos.min(wanted.options.qos)));
+        }
+    }
+
     /// `None` if nobody wants the message.
     fn targets(&self, outgoing: &Outgoing<'_>) -> Option<Targets> {
         let subscriptions = self.subscriptions.read();

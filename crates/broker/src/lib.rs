@@ -47,6 +47,7 @@
 //!
 //! - [`Broker`]: the handle; [`Config`] and [`Metrics`] go into it.
 //! - [`RuleBinding`] and [`Output`]: a compiled rule and where its rows go; [`AckMode`]: what a PUBACK waits for.
+//! - [`Injector`]: publishes what the embedding program has to say, and waits for subscribers that are behind.
 //! - [`Listener`]: where connections come from; [`Tcp`] is in the box. [`ListenerOptions`] holds for its clients.
 //! - [`AuthenticationMethod`]: a method of enhanced authentication; [`ScramSha256`] is in the box.
 //! - [`SharedStrategy`], [`RetainedLimits`], [`DelayedLimits`], [`DenyList`], [`Rewrite`], [`AutoSubscription`] and
@@ -61,6 +62,7 @@ mod connection;
 mod delayed;
 mod entry;
 mod fanout;
+mod injector;
 mod joint;
 mod listener;
 mod metrics;
@@ -93,6 +95,7 @@ pub use auto_subscribe::AutoSubscription;
 pub use broker::Broker;
 pub use config::{Config, ListenerOptions, Redirect};
 pub use delayed::DelayedLimits;
+pub use injector::{Injected, Injection, Injector, InjectorOptions, NotPublished, NotSafe};
 pub use listener::{ACCEPT_PAUSE, Listener, Peer, Tcp};
 pub use metrics::Metrics;
 pub use mount::Mountpoint;
@@ -103,4 +106,4 @@ pub use rewrite::{Rewrite, RewriteScope};
 pub use scram::ScramSha256;
 pub use setting::InvalidSetting;
 pub use shared::SharedStrategy;
-pub use tidegate_codec::{QoS, RetainHandling, SubscribeOptions};
+pub use tidegate_codec::{QoS, RetainHandling, SubscribeOptions, UserProperties};

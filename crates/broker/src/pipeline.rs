@@ -88,9 +88,12 @@ pub(crate) struct Origin<'a> {
     pub(crate) mount: Option<&'a Mountpoint>,
     /// Whether the publisher's version has a word for a message that is not accepted.
     pub(crate) can_be_refused: bool,
+    /// Whether rules see the message.
+    pub(crate) is_for_rules: bool,
 }
 
 /// What the rules made of a message.
+#[derive(Default)]
 pub(crate) struct Ruled {
     /// Rules that selected it.
     pub(crate) selected: usize,
@@ -122,7 +125,7 @@ impl Pipeline {
         timestamp_ms: i64,
         work: &mut RuleWork,
     ) -> Ruled {
-        let mut ruled = Ruled { selected: 0, waits: false, stalled: None };
+        let mut ruled = Ruled::default();
         let mut matched = std::mem::take(&mut work.matched);
         matched.clear();
         self.rules.for_each_match(publish.topic, |position, _| matched.push(position));

@@ -86,7 +86,7 @@ impl Core {
             Refused::TopicInvalid => ReasonCode::TopicNameInvalid,
             Refused::DelayedFull | Refused::RetainedFull => ReasonCode::QuotaExceeded,
         };
-        Routed { answer: Some(reason), stalled: None }
+        Routed { answer: Some(reason), receivers: 0, stalled: None }
     }
 
     fn resolve<'t>(&self, origin: &Origin<'_>, topic: TopicName<'t>) -> Result<Resolved<'t>, Refused> {
@@ -138,7 +138,7 @@ impl Core {
             return self.refuse(Refused::DelayedFull);
         }
         self.metrics.delayed.inc();
-        Routed { answer: Some(ReasonCode::Success), stalled: None }
+        Routed { answer: Some(ReasonCode::Success), receivers: 0, stalled: None }
     }
 
     /// Publishes delayed messages, each when its time comes. Never returns.
@@ -199,6 +199,7 @@ impl<'a> Origin<'a> {
             entry: None,
             mount: None,
             can_be_refused: false,
+            is_for_rules: true,
         }
     }
 

@@ -127,6 +127,12 @@ impl Group {
         Some(owed)
     }
 
+    /// Visits the members, as many as a message may ask whether they are online.
+    pub(crate) fn for_each_member(&self, mut visit: impl FnMut(&Arc<Entry>, &Wanted)) {
+        let members = self.members.lock();
+        members.list.iter().take(MAX_PROBES).for_each(|member| visit(&member.entry, &member.wanted));
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.members.lock().list.is_empty()
     }

@@ -9,7 +9,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidegate_broker::{AckMode, Broker, Config, Listener, Metrics, Output, Peer as PeerAddress, RuleBinding};
+use tidegate_broker::{
+    AckMode, Broker, Config, Injection, InjectorOptions, Listener, Metrics, NotSafe, Output,
+    Peer as PeerAddress, RuleBinding, UserProperties,
+};
 use tidegate_codec::{
     Connect, ConnectProperties, Packet, PacketId, PacketType, PubAck, Publish, QoS, ReasonCode, Version,
 };
@@ -250,6 +253,39 @@ async fn a_record_that_the_sink_refuses_is_answered_with_an_error_and_never_with
     client.send(&publish(QoS::AtLeastOnce, 1, b"x")).await.unwrap();
     hand.next().await.1.unwrap().settle(Outcome::Rejected(Rejection::TooLarge));
     client.expect_close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_program_publishes_reaches_rules_only_if_asked_and_is_safe_when_their_records_are() {
+    let hand = Arc::new(Hand::default());
+    let served = Served::start(&[(AckMode::Delivered, &[&hand])]);
+    let injection = Injection {
+        topic: "t/1",
+        payload: b"x",
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        user_properties: UserProperties::default(),
+    };
+    let mut silent = served.broker.injector("silent", InjectorOptions::default());
+    silent.publish(&injection).await.unwrap();
+    silent.safe().await.unwrap();
+    assert_eq!(hand.held(), 0);
+
+    let options = InjectorOptions { rules: true, ..InjectorOptions::default() };
+    let mut injector = served.broker.injector("source", options);
+    injector.publish(&injection).await.unwrap();
+    injector.publish(&Injection { topic: "elsewhere", ..injection.clone() }).await.unwrap();
+    injector.publish(&injection).await.unwrap();
+    for _ in 0..2 {
+        assert!(tokio::time::timeout(A_WHILE, injector.safe()).await.is_err(), "a record is on its way");
+        let (record, ack) = hand.next().await;
+        assert_eq!((record.key(), record.value()), (Some(&b"source"[..]), Some(&b"x"[..])));
+        ack.unwrap().settle(Outcome::Delivered);
+    }
+    injector.safe().await.unwrap();
+    injector.publish(&injection).await.unwrap();
+    drop(hand.next().await);
+    assert_eq!(injector.safe().await, Err(NotSafe::Lost));
 }
 
 /// [MQTT5-4.3.3-10]: the receiver treats a repeat as the same message until PUBREL.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tidegate_broker::{Broker, Config, Metrics, Tcp};
+use tidegate_broker::{Broker, Config, Injection, InjectorOptions, Metrics, Tcp, UserProperties};
 use tidegate_codec::{
     Connect, ConnectProperties, Packet, PacketId, PacketType, PubAck, Publish, QoS, ReasonCode, Version,
 };
@@ -19,13 +19,14 @@ use tokio::runtime::Runtime;
 /// A broker on a runtime of its own, which ends as a process does: with nobody told.
 struct Process {
     runtime: Runtime,
+    broker: Broker,
     address: SocketAddr,
 }
 
 impl Process {
     fn start(directory: &Path) -> Self {
         let runtime = Runtime::new().unwrap();
-        let address = runtime.block_on(async {
+        let (broker, address) = runtime.block_on(async {
             let (journal, recovered) = Journal::open(Options::new(directory)).unwrap();
             let limits = Limits { record_changes: true, ..Limits::default() };
             let config = Config { limits: Arc::new(limits), ..Config::default() };
@@ -34,10 +35,11 @@ impl Process {
                 Broker::start_with_store(config, Vec::new(), metrics, Arc::new(journal), recovered).unwrap();
             let listener = Tcp::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
             let address = listener.local_addr().unwrap();
-            tokio::spawn(async move { broker.serve(listener).await });
-            address
+            let serving = broker.clone();
+            tokio::spawn(async move { serving.serve(listener).await });
+            (broker, address)
         });
-        Self { runtime, address }
+        Self { runtime, broker, address }
     }
 
     fn run<T>(&self, work: impl Future<Output = T>) -> T {
@@ -99,6 +101,45 @@ fn restart(directory: &Path) -> Process {
         }
     }
     panic!("the directory stays in use");
+}
+
+#[test]
+fn what_the_program_was_told_is_safe_reaches_a_subscriber_that_was_away() {
+    let folder = Folder::new("injected");
+    let before = Process::start(&folder.0);
+    before.run(async {
+        let (mut subscriber, _) = before.client("subscriber").await;
+        subscriber.subscribe(1, "a/+", QoS::AtLeastOnce).await.unwrap();
+        drop(subscriber);
+        while before.broker.connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut injector = before.broker.injector("source", InjectorOptions::default());
+        for payload in [&b"1"[..], b"2"] {
+            let injection = Injection {
+                topic: "a/b",
+                payload,
+                qos: QoS::AtLeastOnce,
+                retain: payload == b"2",
+                user_properties: UserProperties::default(),
+            };
+            injector.publish(&injection).await.unwrap();
+        }
+        injector.safe().await.unwrap();
+    });
+    before.kill();
+    let after = restart(&folder.0);
+    after.run(async {
+        let (mut subscriber, present) = after.client("subscriber").await;
+        assert!(present);
+        for payload in [b"1", b"2"] {
+            let publish = subscriber.expect_publish().await.unwrap();
+            assert_eq!((publish.payload, publish.qos), (&payload[..], QoS::AtLeastOnce));
+        }
+        let (mut other, _) = after.client("other").await;
+        other.subscribe(1, "a/b", QoS::AtMostOnce).await.unwrap();
+        assert_eq!(other.expect_publish().await.unwrap().payload, b"2", "the retained one");
+    });
 }
 
 #[test]

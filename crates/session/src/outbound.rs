@@ -275,6 +275,13 @@ impl Outbound {
         self.queue.len()
     }
 
+    pub(crate) fn room_to_half(&self, limits: &Limits) -> (usize, usize) {
+        (
+            (limits.max_queued_messages / 2).saturating_sub(self.queue.len()),
+            (limits.max_queued_bytes / 2).saturating_sub(self.queued_bytes),
+        )
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.len()
     }

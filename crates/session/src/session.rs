@@ -132,6 +132,11 @@ impl Session {
         self.outbound.queued()
     }
 
+    /// Returns how many messages, and how many bytes of them, may still be queued until the queue is half full.
+    pub fn room_to_half(&self) -> (usize, usize) {
+        self.outbound.room_to_half(&self.limits)
+    }
+
     /// Returns how many messages are on their way to the client and not yet acknowledged.
     pub fn in_flight(&self) -> usize {
         self.outbound.in_flight()

@@ -5,6 +5,7 @@
 
 mod bounds;
 mod denying;
+mod injecting;
 mod retaining;
 mod served;
 mod sharing;
