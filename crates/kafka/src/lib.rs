@@ -2,8 +2,8 @@
 //! Kafka's in-sync replicas have it, or where that is wanted the disk does, once and in order, and nothing is given up
 //! because of time alone.
 //!
-//! It is not a general Kafka client. It has no consumer groups and no transactions; its [`Reader`] reads a partition
-//! from an offset on, which is enough to look at what was written.
+//! It reads, too: a [`Source`] is a member of a consumer group that commits what was handed over, and a [`Reader`] reads a
+//! partition from an offset on, which is enough to look at what was written. It has no transactions.
 //!
 //! ```no_run
 //! use tidegate_kafka::{Config, Producer};
@@ -23,7 +23,7 @@
 //! ```
 //!
 //! The types to know: [`Config`], [`Producer`] (a [`Feed`](tidegate_sink::Feed)), [`SpillConfig`], [`Status`],
-//! [`Reader`].
+//! [`Source`], [`Reader`].
 //!
 //! # How a record travels
 //!
@@ -95,6 +95,7 @@ mod partitioner;
 mod producer;
 mod reader;
 mod record_batch;
+mod source;
 mod spill;
 mod status;
 mod topic;
@@ -110,6 +111,9 @@ pub use partitioner::{JavaPartitioner, Partitioner};
 pub use producer::Producer;
 pub use reader::{Fetched, FetchedRecord, ReadError, Reader};
 pub use rskafka::client::{Credentials, OauthBearerCredentials, SaslConfig};
+pub use source::{
+    Batch, PartitionStatus, Source, SourceConfig, SourceError, SourceState, SourceStatus, SourceWatch, Start,
+};
 pub use spill::{AckPolicy, SpillConfig, SpillStatus};
 pub use status::{LATENCY_BUCKETS_MS, State, Status};
 pub use tidegate_spill::{Directory, Disk, OpenError};

@@ -150,9 +150,7 @@ impl Reader {
         max_wait: Duration,
     ) -> Result<Fetched, ReadError> {
         let request = FetchRequest {
-            topic: self.topic.clone(),
-            partition,
-            offset,
+            topics: vec![(self.topic.clone(), vec![(partition, offset)])],
             max_wait_ms: i32::try_from(max_wait.as_millis()).unwrap_or(i32::MAX),
             max_bytes: FETCH_BYTES,
         };
@@ -274,7 +272,8 @@ impl Reader {
     }
 }
 
-async fn timed<R>(
+/// Calls with a time limit. A call that was cancelled or ran out of time leaves its answer behind: drop the connection.
+pub(crate) async fn timed<R>(
     connection: &mut Connection,
     request: &R,
     after: Duration,
@@ -286,13 +285,13 @@ where
     let address = connection.address().to_owned();
     tokio::time::timeout(after, connection.call(request)).await.unwrap_or(Err(ConnectionError::Timeout {
         address,
-        what: "a read",
+        what: "a request",
         after,
     }))
 }
 
 /// Decodes whole batches; the last one of a fetch may be cut off, and is left for the next.
-fn decode_batches(batches: &Bytes, fetched: &mut Fetched) -> Result<(), (i64, &'static str)> {
+pub(crate) fn decode_batches(batches: &Bytes, fetched: &mut Fetched) -> Result<(), (i64, &'static str)> {
     let mut rest = batches.clone();
     let mut room = MAX_UNPACKED_BYTES;
     while rest.len() > 12 {

@@ -16,14 +16,14 @@ use rskafka::protocol::traits::{ReadType, WriteType};
 
 use crate::record_batch::ProducerIdentity;
 
-type Answer = Cursor<Vec<u8>>;
+pub(crate) type Answer = Cursor<Vec<u8>>;
 
-const fn versions(min: i16, max: i16) -> ApiVersionRange {
+pub(crate) const fn versions(min: i16, max: i16) -> ApiVersionRange {
     ApiVersionRange::new(ApiVersion(Int16(min)), ApiVersion(Int16(max)))
 }
 
 /// None of the versions used here has tagged fields.
-const NEVER_TAGGED: ApiVersion = ApiVersion(Int16(i16::MAX));
+pub(crate) const NEVER_TAGGED: ApiVersion = ApiVersion(Int16(i16::MAX));
 
 macro_rules! request {
     ($request:ident -> $answer:ty, $key:ident, $min:literal..=$max:literal) => {
@@ -36,8 +36,10 @@ macro_rules! request {
     };
 }
 
+pub(crate) use request;
+
 /// Reads an array of what `read` reads; null is empty.
-fn read_array<T>(
+pub(crate) fn read_array<T>(
     from: &mut Answer,
     mut read: impl FnMut(&mut Answer) -> Result<T, ReadVersionedError>,
 ) -> Result<Vec<T>, ReadVersionedError> {
@@ -206,13 +208,13 @@ impl ReadVersionedType<Answer> for ListOffsetsAnswer {
     }
 }
 
-/// Batches of one partition from an offset on, undecoded.
+/// Batches of partitions, each from an offset on, undecoded.
 #[derive(Debug)]
 pub(crate) struct FetchRequest {
-    pub(crate) topic: String,
-    pub(crate) partition: i32,
-    pub(crate) offset: i64,
+    /// Topics with their partitions and offsets.
+    pub(crate) topics: Vec<(String, Vec<(i32, i64)>)>,
     pub(crate) max_wait_ms: i32,
+    /// A batch that is larger comes whole all the same, if it is the first of the answer.
     pub(crate) max_bytes: i32,
 }
 
@@ -223,6 +225,8 @@ pub(crate) struct FetchAnswer {
 
 #[derive(Debug)]
 pub(crate) struct FetchedPartition {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
     pub(crate) error: i16,
     pub(crate) high_watermark: i64,
     pub(crate) batches: Vec<u8>,
@@ -238,12 +242,16 @@ impl WriteVersionedType<Vec<u8>> for FetchRequest {
         Int32(1).write(to)?; // min bytes
         Int32(self.max_bytes).write(to)?;
         Int8(0).write(to)?; // read uncommitted: this crate writes no transactions
-        Int32(1).write(to)?;
-        String_(self.topic.clone()).write(to)?;
-        Int32(1).write(to)?;
-        Int32(self.partition).write(to)?;
-        Int64(self.offset).write(to)?;
-        Int32(self.max_bytes).write(to)?;
+        Int32(self.topics.len() as i32).write(to)?;
+        for (topic, partitions) in &self.topics {
+            String_(topic.clone()).write(to)?;
+            Int32(partitions.len() as i32).write(to)?;
+            for (partition, offset) in partitions {
+                Int32(*partition).write(to)?;
+                Int64(*offset).write(to)?;
+                Int32(self.max_bytes).write(to)?;
+            }
+        }
         Ok(())
     }
 }
@@ -252,15 +260,15 @@ impl ReadVersionedType<Answer> for FetchAnswer {
     fn read_versioned(from: &mut Answer, _: ApiVersion) -> Result<Self, ReadVersionedError> {
         Int32::read(from)?; // throttle time: the next fetch waits in the server instead
         let topics = read_array(from, |from| {
-            String_::read(from)?;
+            let topic = String_::read(from)?.0;
             read_array(from, |from| {
-                Int32::read(from)?;
+                let partition = Int32::read(from)?.0;
                 let error = Int16::read(from)?.0;
                 let high_watermark = Int64::read(from)?.0;
                 Int64::read(from)?; // last stable offset
                 read_array(from, |from| Ok((Int64::read(from)?, Int64::read(from)?)))?; // aborted transactions
                 let batches = NullableBytes::read(from)?.0.unwrap_or_default();
-                Ok(FetchedPartition { error, high_watermark, batches })
+                Ok(FetchedPartition { topic: topic.clone(), partition, error, high_watermark, batches })
             })
         })?;
         Ok(Self { partitions: topics.into_iter().flatten().collect() })
