@@ -2,6 +2,7 @@
 
 mod error;
 mod listeners;
+mod sources;
 mod topics;
 mod units;
 
@@ -14,8 +15,9 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use error::ConfigErrors;
+pub(crate) use error::{ConfigErrors, did_you_mean};
 pub(crate) use listeners::{AuthenticationSettings, ListenerSettings};
+pub(crate) use sources::{SourceSettings, UnsafeCharacters};
 pub(crate) use topics::TopicRules;
 use topics::{
     AutoSubscribeSettings, DelayedSettings, RetainedSettings, RewriteSettings, SharedStrategySetting,
@@ -62,6 +64,8 @@ pub(crate) struct Settings {
     pub(crate) store: StoreSettings,
     /// What goes where. Without any, `#` goes to the topic `mqtt`.
     pub(crate) rules: Vec<RuleSettings>,
+    /// What comes from Kafka.
+    pub(crate) sources: Vec<SourceSettings>,
     /// How the process speaks of itself.
     pub(crate) log: LogSettings,
     /// How the process ends.
@@ -83,6 +87,7 @@ impl Default for Settings {
             embedded_log: EmbeddedLogSettings::default(),
             store: StoreSettings::default(),
             rules: Vec::new(),
+            sources: Vec::new(),
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
         }
@@ -468,6 +473,11 @@ impl Settings {
 
     /// The name of the Kafka that an output means.
     pub(crate) fn kafka_of<'a>(&'a self, output: &'a OutputSettings) -> Result<&'a str, String> {
+        self.kafka_named(output.kafka.as_deref())
+    }
+
+    /// The Kafka of this name, or the only one where none is given.
+    pub(crate) fn kafka_named<'a>(&'a self, name: Option<&'a str>) -> Result<&'a str, String> {
         let known = || -> Vec<&str> {
             if self.kafka.is_empty() {
                 vec![EMBEDDED]
@@ -475,9 +485,9 @@ impl Settings {
                 self.kafka.keys().map(String::as_str).collect()
             }
         };
-        match &output.kafka {
-            Some(name) if known().contains(&name.as_str()) => Ok(name),
-            Some(name) => Err(format!("there is no [kafka.{name}]{}", error::did_you_mean(name, &known()))),
+        match name {
+            Some(name) if known().contains(&name) => Ok(name),
+            Some(name) => Err(format!("there is no [kafka.{name}]{}", did_you_mean(name, &known()))),
             None => match known()[..] {
                 [only] => Ok(only),
                 ref several => {

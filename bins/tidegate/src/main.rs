@@ -10,6 +10,7 @@ mod rule;
 mod rules;
 mod run;
 mod sinks;
+mod sources;
 mod store;
 mod tail;
 
@@ -20,6 +21,7 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 use crate::config::Settings;
 use crate::rules::CompiledRules;
+use crate::sources::CompiledSources;
 
 /// A broker's memory is many small, long-lived pieces of many threads: mimalloc keeps them dense.
 #[global_allocator]
@@ -69,22 +71,37 @@ impl Failure {
 }
 
 /// Reads the configuration and compiles the rules: all that can be known to be wrong before a port is opened.
-fn prepare(args: &cli::ConfigArgs) -> Result<(Settings, CompiledRules), Failure> {
+fn prepare(args: &cli::ConfigArgs) -> Result<(Settings, CompiledRules, CompiledSources), Failure> {
     let settings =
         Settings::load(args.config.as_deref(), &args.kafka).map_err(|errors| Failure::usage(&errors))?;
-    let rules = CompiledRules::compile(&settings).map_err(Failure::Usage)?;
-    Ok((settings, rules))
+    let (rules, sources) = match (CompiledRules::compile(&settings), CompiledSources::compile(&settings)) {
+        (Ok(rules), Ok(sources)) => (rules, sources),
+        (rules, sources) => {
+            let problems: Vec<_> = [rules.err(), sources.err()].into_iter().flatten().collect();
+            return Err(Failure::Usage(problems.join("\n")));
+        }
+    };
+    Ok((settings, rules, sources))
 }
 
 fn check(args: &cli::ConfigArgs) -> Result<(), Failure> {
-    let (settings, rules) = prepare(args)?;
+    let (settings, rules, sources) = prepare(args)?;
     authentication::Methods::load(&settings).map_err(Failure::Usage)?;
-    print_line(&format!("ok: {} listener(s), {} rule(s)", settings.listeners.len(), rules.len()));
+    let sources_too =
+        if sources.len() == 0 { String::new() } else { format!(", {} source(s)", sources.len()) };
+    print_line(&format!(
+        "ok: {} listener(s), {} rule(s){sources_too}",
+        settings.listeners.len(),
+        rules.len()
+    ));
     for warning in rules.warnings() {
         print_error(&warning);
     }
     for (id, _, destination) in rules.routes() {
         print_line(&format!("  {id} -> {destination}"));
+    }
+    for (id, origin, topic) in sources.routes() {
+        print_line(&format!("  {id}: {origin} -> {topic}"));
     }
     Ok(())
 }

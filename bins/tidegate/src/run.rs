@@ -17,22 +17,23 @@ use crate::cli::ConfigArgs;
 use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, Settings};
 use crate::rules::CompiledRules;
 use crate::sinks::SinkCollector;
+use crate::sources::{CompiledSources, Sources};
 use crate::store::StoreCollector;
 use crate::{Failure, http, logging, prepare, print_line, sinks, store};
 
 /// Runs the broker until SIGTERM or SIGINT.
 pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
-    let (settings, rules) = prepare(args)?;
+    let (settings, rules, sources) = prepare(args)?;
     let methods = Methods::load(&settings).map_err(Failure::Usage)?;
     logging::install(&settings.log).map_err(Failure::Usage)?;
     let max_connections = connections_allowed(&settings);
     let runtime = Runtime::new().map_err(|error| Failure::runtime(&error))?;
-    runtime.block_on(serve(settings, rules, &methods, max_connections)).map_err(Failure::Runtime)
+    runtime.block_on(serve(settings, (rules, sources), &methods, max_connections)).map_err(Failure::Runtime)
 }
 
 async fn serve(
     settings: Settings,
-    rules: CompiledRules,
+    (rules, sources): (CompiledRules, CompiledSources),
     methods: &Methods,
     max_connections: usize,
 ) -> Result<(), String> {
@@ -71,12 +72,15 @@ async fn serve(
         .register(Box::new(StoreCollector::new(&store)))
         .map_err(|error| format!("error: metrics: {error}"))?;
 
-    announce(&settings, &rules, &listeners, embedded.as_ref());
+    announce(&settings, (&rules, &sources), &listeners, embedded.as_ref());
     let feeds = feeds(&producers);
     let bindings = rules.bind(|name, policy| Arc::clone(&feeds[&(name, policy)]));
     let config = sinks::broker_config(&settings, max_connections);
     let broker = Broker::start_with_store(config, bindings, metrics, store, recovered)
         .map_err(|error| format!("error: rules: {error}"))?;
+    let log = embedded.as_ref().map(MiniKafka::bootstrap);
+    let sources = sources.start(&settings, log.as_deref(), &broker);
+    registry.register(Box::new(sources.collector())).map_err(|error| format!("error: metrics: {error}"))?;
     tokio::spawn(http::serve(http_listener, registry));
     for (listener, named) in listeners.into_iter().zip(settings.listeners.values()) {
         let options = ListenerOptions {
@@ -91,9 +95,12 @@ async fn serve(
 
     signals.wait().await;
     print_line("stopping: no new connections; a second signal ends at once");
-    let deadline = Instant::now() + settings.shutdown.timeout.get();
+    let now = Instant::now();
+    // Of the time that there is, sources have a part: what they have not committed is read again.
+    let (sources_until, deadline) =
+        (now + settings.shutdown.timeout.get() / 3, now + settings.shutdown.timeout.get());
     tokio::select! {
-        () = stop(&broker, &producers, deadline) => {}
+        () = stop((sources, sources_until), &broker, &producers, deadline) => {}
         () = signals.wait() => return Err("stopped at once: what was in flight was not acknowledged".to_owned()),
     }
     if let Some(embedded) = embedded {
@@ -102,8 +109,14 @@ async fn serve(
     Ok(())
 }
 
-/// Devices first, then what they have in flight: nothing new arrives while the producers empty themselves.
-async fn stop(broker: &Broker, producers: &BTreeMap<String, Arc<Producer>>, deadline: Instant) {
+/// Sources and devices first, then what they have in flight: nothing new arrives while the producers empty themselves.
+async fn stop(
+    (sources, sources_until): (Sources, Instant),
+    broker: &Broker,
+    producers: &BTreeMap<String, Arc<Producer>>,
+    deadline: Instant,
+) {
+    sources.stop(sources_until).await;
     broker.shutdown().await;
     for producer in producers.values() {
         producer.close(deadline).await;
@@ -157,7 +170,12 @@ fn feeds(producers: &BTreeMap<String, Arc<Producer>>) -> HashMap<(&str, AckPolic
 }
 
 /// Says what was started.
-fn announce(settings: &Settings, rules: &CompiledRules, listeners: &[Tcp], embedded: Option<&MiniKafka>) {
+fn announce(
+    settings: &Settings,
+    (rules, sources): (&CompiledRules, &CompiledSources),
+    listeners: &[Tcp],
+    embedded: Option<&MiniKafka>,
+) {
     print_line(&format!("tidegate {}", env!("CARGO_PKG_VERSION")));
     for listener in listeners {
         if let Ok(address) = listener.local_addr() {
@@ -182,6 +200,9 @@ fn announce(settings: &Settings, rules: &CompiledRules, listeners: &[Tcp], embed
     for (id, sql, destination) in rules.routes() {
         let sql = sql.split_whitespace().collect::<Vec<_>>().join(" ");
         print_line(&format!("  rule   {id}: {sql} -> {destination}"));
+    }
+    for (id, origin, topic) in sources.routes() {
+        print_line(&format!("  source {id}: {origin} -> {topic}"));
     }
     print_line(&format!("  http   http://{}/metrics and /healthz", settings.http.bind));
 }

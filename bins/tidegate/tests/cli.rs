@@ -280,3 +280,81 @@ fn a_file_of_credentials_that_is_wrong_is_told_before_a_port_is_opened() {
     let output = tidegate(&["check", "--config", &toml]);
     assert!(stderr(&output).contains("line 1: the secret"), "{}", stderr(&output));
 }
+
+#[test]
+fn check_names_what_is_wrong_with_a_source_and_the_way_out() {
+    let folder = folder("sources");
+    let source = |extra: &str| {
+        format!(
+            "[[sources]]\nid = \"in\"\ntopics = [\"t\"]\ngroup = \"g\"\nmqtt_topic = \"in/${{key}}\"\n{extra}"
+        )
+    };
+    for (toml, place, remedy) in [
+        (
+            source("kafka = \"mian\"\n[kafka.main]\nbootstrap = [\"a:9092\"]\n"),
+            "sources.in.kafka",
+            "did you mean `main`?",
+        ),
+        (source("").replace("[\"t\"]", "[]"), "sources.in.topics", "at least one Kafka topic"),
+        (source("").replace("\"g\"", "\"\""), "sources.in.group", "consumer group"),
+        (source("").replace("${key}", "${kye}"), "sources.in.mqtt_topic", "did you mean `key`?"),
+        (source("").replace("in/", "in/#/"), "sources.in.mqtt_topic", "without `+`, `#`"),
+        (source("payload = \"${\"\n"), "sources.in.payload", "without a `}`"),
+        (source("qos = 3\n"), "sources.0.qos", "0, 1 or 2"),
+        (source("start = \"newest\"\n"), "sources.0.start", "\\\"latest\\\""),
+        (source("") + &source(""), "sources.in.id", "name of its own"),
+        (
+            source("rules = true\n")
+                + "[[rules]]\nid = \"out\"\nsql = 'SELECT * FROM \"in/#\"'\n[[rules.outputs]]\ntopic = \"t\"\n\
+                   default_headers = false\n",
+            "sources.in.rules",
+            "rule `out` writes",
+        ),
+    ] {
+        let output = tidegate(&["check", "--config", &config(&folder, &toml)]);
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{toml}\n{errors}");
+        assert!(errors.contains(place) && errors.replace('"', "\\\"").contains(remedy), "{place}: {errors}");
+    }
+    let output =
+        tidegate(&["check", "--config", &config(&folder, &source("start = \"2026-11-28T08:00:00Z\"\n"))]);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("1 source(s)") && told.contains("embedded:t (group g) -> in/${key}"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_publishes_what_a_rule_has_written_and_goes_on_there_after_a_restart() {
+    let log = free_address().unwrap().to_string();
+    let toml = format!(
+        "[embedded_log]\nbind = \"{log}\"\n[[rules]]\nid = \"up\"\nsql = 'SELECT * FROM \"up/#\"'\n\
+         [[rules.outputs]]\ntopic = \"up\"\n[[sources]]\nid = \"down\"\ntopics = [\"up\"]\ngroup = \"down\"\n\
+         mqtt_topic = \"down/${{key}}\"\n"
+    );
+    let mut broker = Launch::new(toml).binary(binary()).start().unwrap();
+    for round in 0..2_u16 {
+        let mut listener = Peer::dial(broker.mqtt(), Version::V5).await.unwrap();
+        listener.set_patience(Duration::from_secs(30));
+        listener.join("listener").await.unwrap();
+        listener.subscribe(1, "down/#", tidegate_codec::QoS::AtLeastOnce).await.unwrap();
+        let mut device = Peer::dial(broker.mqtt(), Version::V5).await.unwrap();
+        device.join("device").await.unwrap();
+        let payload = round.to_string();
+        device.publish(1, "up/x", payload.as_bytes()).await.unwrap();
+        device.expect_ack(PacketType::PubAck, 1).await.unwrap();
+        let publish = listener.expect_publish().await.unwrap();
+        assert_eq!((publish.topic, publish.payload), ("down/device", payload.as_bytes()));
+        let properties: Vec<_> = publish.properties.user_properties.iter().collect();
+        assert_eq!(properties[..2], [("kafka.key", "device"), ("mqtt.topic", "up/x")]);
+        let (_, metrics) = broker.http_get("/metrics").unwrap();
+        for wanted in [
+            "tidegate_source_records_total{source=\"down\"} 1",
+            "tidegate_source_published_total{source=\"down\"} 1",
+            "tidegate_source_state{source=\"down\",state=\"reading\"} 1",
+        ] {
+            assert!(metrics.contains(wanted), "{wanted}: {metrics}");
+        }
+        // Offsets are committed when it ends, so the next life begins behind them.
+        assert!(broker.terminate(Duration::from_secs(30)).unwrap().unwrap().success());
+        broker.restart().unwrap();
+    }
+}

@@ -225,6 +225,21 @@ impl RealKafka {
         Ok(records)
     }
 
+    /// How far a consumer group is, as Kafka's own `kafka-consumer-groups --describe` tells it: for each topic and
+    /// partition the committed offset, the end, and the client id of the member that reads it. Partitions without a
+    /// committed offset are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when Kafka does not know the group.
+    pub fn group(&self, group: &str) -> Result<BTreeMap<(String, i32), GroupPlace>, KafkaError> {
+        let class = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+        let args = ["tool", class, "--bootstrap-server", self.bootstrap(), "--describe", "--group", group];
+        let text = run(Command::new(SCRIPT).args(args).stdin(Stdio::null()), "tool ConsumerGroupCommand")?;
+        let text = String::from_utf8_lossy(&text);
+        Ok(text.lines().filter_map(|line| parse_group_place(group, line)).collect())
+    }
+
     /// Appends records with Kafka's own console producer: text without line breaks, keys without tabs.
     ///
     /// # Errors
@@ -264,6 +279,17 @@ impl Drop for RealKafka {
 }
 
 const NO_ARGS: &[&str] = &[];
+
+/// How far a consumer group is in one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupPlace {
+    /// The committed offset.
+    pub committed: i64,
+    /// The end of the partition.
+    pub end: i64,
+    /// The client id of the member that reads it; `-` for none.
+    pub client_id: String,
+}
 
 /// A record that was read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -305,6 +331,18 @@ fn parse_offset(topic: &str, line: &str) -> Option<(i32, i64)> {
     Some((partition.parse().ok()?, offset.parse().ok()?))
 }
 
+/// Reads a line of `GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG CONSUMER-ID HOST CLIENT-ID`.
+fn parse_group_place(group: &str, line: &str) -> Option<((String, i32), GroupPlace)> {
+    let mut columns = line.split_whitespace();
+    if columns.next()? != group {
+        return None;
+    }
+    let place = (columns.next()?.to_owned(), columns.next()?.parse().ok()?);
+    let (committed, end) = (columns.next()?.parse().ok()?, columns.next()?.parse().ok()?);
+    let client_id = columns.nth(3)?.to_owned();
+    Some((place, GroupPlace { committed, end, client_id }))
+}
+
 fn field(lines: &[u8], name: &str) -> Result<String, KafkaError> {
     let text = String::from_utf8_lossy(lines);
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -340,6 +378,15 @@ mod tests {
         let empty = Record::parse(b"Partition:0\x1fOffset:0\x1f\x1f").unwrap();
         assert_eq!(empty.key, Some(Vec::new()));
         assert_eq!(Record::parse(b"Processed a total of 3 messages"), None);
+    }
+
+    #[test]
+    fn a_line_of_the_group_command_is_a_place_of_its_group() {
+        let line = "g  t  3  17  20  3  tidegate-123-abc  /127.0.0.1  tidegate";
+        let expected = GroupPlace { committed: 17, end: 20, client_id: "tidegate".to_owned() };
+        assert_eq!(parse_group_place("g", line), Some((("t".to_owned(), 3), expected)));
+        assert_eq!(parse_group_place("g", "GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG"), None);
+        assert_eq!(parse_group_place("g", "g t 3 - 20 - x y z"), None, "nothing is committed");
     }
 
     #[test]

@@ -142,7 +142,9 @@ impl From<QosSetting> for u8 {
 }
 
 impl QosSetting {
-    fn get(self) -> QoS {
+    pub(crate) const AT_LEAST_ONCE: Self = Self(1);
+
+    pub(crate) fn get(self) -> QoS {
         match self.0 {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
