@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use tidegate_codec::{QoS, Version};
 
+use crate::live::Live;
 use crate::load::{Audience, Pace, Payload, PayloadFormat, Plan, Publishing, Storm, TopicTemplate, Traffic};
+use crate::procfs::Target;
 use crate::units;
 use crate::verify::{Duplicates, Question};
 
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Pairs(PairsArgs),
     /// Many devices that lose their connections all at once: when are they back?
     Storm(StormArgs),
+    /// The reference benchmark: a fleet whose every message is then looked for in Kafka.
+    Reference(ReferenceArgs),
     /// What Kafka holds against what was acknowledged: loss, phantoms, duplicates, order, damage.
     Verify(VerifyArgs),
 }
@@ -179,6 +183,42 @@ pub(crate) struct StormArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ReferenceArgs {
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
+    /// Devices, each publishing 1 KiB at QoS 1 on its own topic, reference/NUMBER.
+    #[arg(long, value_name = "N", default_value_t = 19_500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) clients: u32,
+    /// Messages a second of each device.
+    #[arg(long, value_name = "RATE", default_value = "1", value_parser = units::rate)]
+    pub(crate) rate: f64,
+    /// How long to publish.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::duration)]
+    pub(crate) duration: Duration,
+    /// How long to wait for the last acknowledgements.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    pub(crate) drain: Duration,
+    /// Nodes of Kafka to ask first; without TLS and passwords.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_value = "127.0.0.1:9092")]
+    pub(crate) kafka: Vec<String>,
+    /// The topic of Kafka that the broker's rule carries reference/# to, payloads as they are.
+    #[arg(long, default_value = "reference")]
+    pub(crate) topic: String,
+    /// How long acknowledged records may take to appear in Kafka.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    pub(crate) wait: Duration,
+    /// Keep the ledger in this file [default: it goes with the run].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger: Option<PathBuf>,
+    /// Start this tidegate binary on --target for the run, with a rule that does that.
+    #[arg(long, value_name = "BINARY")]
+    pub(crate) start: Option<PathBuf>,
+    /// Start a Kafka for the run with this script (scripts/kafka of Tidegate's repository).
+    #[arg(long, value_name = "SCRIPT", conflicts_with = "kafka")]
+    pub(crate) start_kafka: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// Nodes of Kafka to ask first; without TLS and passwords.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', default_value = "127.0.0.1:9092")]
@@ -201,7 +241,7 @@ pub(crate) struct VerifyArgs {
 }
 
 /// Who connects, and what is measured and written down.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct DeviceArgs {
     /// The broker.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
@@ -209,9 +249,9 @@ pub(crate) struct DeviceArgs {
     /// The number of the first device: client ids are `bench-NUMBER`.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) first_id: u32,
-    /// Connections begun a second.
-    #[arg(long, value_name = "RATE", default_value = "1000", value_parser = units::rate)]
-    pub(crate) connect_rate: f64,
+    /// Connections begun a second [default: 1000; of the reference benchmark 5000].
+    #[arg(long, value_name = "RATE", value_parser = units::rate)]
+    pub(crate) connect_rate: Option<f64>,
     /// How long a connection may take until its CONNACK.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::interval)]
     pub(crate) connect_timeout: Duration,
@@ -233,15 +273,18 @@ pub(crate) struct DeviceArgs {
     /// Threads of the generator.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: u16,
-    /// Measure CPU time and memory of these processes (of the broker, on the same machine).
-    #[arg(long, value_name = "PID", value_delimiter = ',')]
-    pub(crate) pid: Vec<u32>,
+    /// Measure CPU time and memory of these processes on this machine, such as broker=123; may be repeated.
+    #[arg(long, value_name = "[NAME=]PID", value_delimiter = ',', value_parser = Target::parse)]
+    pub(crate) pid: Vec<Target>,
     /// Write the report to a file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Print a line every second also when stderr is not a terminal.
-    #[arg(long)]
-    pub(crate) progress: bool,
+    /// Write the report to a file, as a page of HTML with charts that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// How the run is shown on stderr while it goes on.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Live::Auto)]
+    pub(crate) live: Live,
 }
 
 /// What is published, and for how long.
@@ -365,6 +408,44 @@ impl PairsArgs {
     }
 }
 
+impl ReferenceArgs {
+    /// Connections begun a second.
+    const CONNECT_RATE: f64 = 5000.0;
+    const PAYLOAD_BYTES: usize = 1024;
+    /// Unacknowledged messages of a device at once.
+    const WINDOW: u16 = 16;
+
+    pub(crate) fn plan(&self) -> Result<Plan, String> {
+        let interval = Duration::try_from_secs_f64(1.0 / self.rate)
+            .map_err(|_| format!("--rate {} is too slow to ever publish", self.rate))?;
+        let payload = Payload::new(PayloadFormat::Json, Self::PAYLOAD_BYTES);
+        let publishing = Publishing {
+            topic: TopicTemplate::parse("reference/{id}").map_err(|error| error.to_string())?,
+            qos: QoS::AtLeastOnce,
+            payload: payload.map_err(|error| error.to_string())?,
+            count: None,
+            window: Self::WINDOW,
+            pace: Pace::Every(interval.max(Duration::from_nanos(1))),
+            audience: None,
+        };
+        let traffic = Traffic::Publish(publishing);
+        let mut plan = self.devices.plan(self.clients, traffic, Some(self.duration), self.drain)?;
+        plan.connect_rate = self.devices.connect_rate.unwrap_or(Self::CONNECT_RATE);
+        Ok(plan)
+    }
+
+    /// Returns what to ask Kafka afterwards.
+    pub(crate) fn question(&self, bootstrap: Vec<String>, ledger: PathBuf) -> Question {
+        Question {
+            bootstrap,
+            topic: self.topic.clone(),
+            ledgers: vec![ledger],
+            wait: self.wait,
+            duplicates: Duplicates::Wrong,
+        }
+    }
+}
+
 impl VerifyArgs {
     pub(crate) fn question(&self) -> Question {
         Question {
@@ -385,6 +466,9 @@ impl StormArgs {
 }
 
 impl DeviceArgs {
+    /// Connections begun a second.
+    const CONNECT_RATE: f64 = 1000.0;
+
     fn plan(
         &self,
         clients: u32,
@@ -403,7 +487,7 @@ impl DeviceArgs {
             target,
             clients,
             first_id: self.first_id,
-            connect_rate: self.connect_rate,
+            connect_rate: self.connect_rate.unwrap_or(Self::CONNECT_RATE),
             connect_timeout: self.connect_timeout,
             version: if self.v5 { Version::V5 } else { Version::V3_1_1 },
             keep_alive: self.keep_alive,
@@ -460,6 +544,7 @@ mod tests {
             Command::Fanout(args) => args.plan(),
             Command::Pairs(args) => args.plan(),
             Command::Storm(args) => args.plan(),
+            Command::Reference(args) => args.plan(),
             Command::Null(_) | Command::Verify(_) => Err("not a load".to_owned()),
         }
     }
@@ -497,6 +582,23 @@ mod tests {
         let line = "fanout --publishers 4 --subscribers 100 --topics 2 --rate 1000";
         assert_eq!(every(line), Duration::from_millis(200));
         assert_eq!(every("pairs --pairs 10 --rate 20"), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn the_reference_benchmark_is_what_it_says() {
+        let reference = plan("reference").unwrap();
+        assert_eq!(
+            (reference.clients, reference.keep_alive, reference.version),
+            (19_500, 300, Version::V3_1_1)
+        );
+        assert!((reference.connect_rate - 5000.0).abs() < 0.1);
+        let Traffic::Publish(publishing) = reference.traffic else { panic!("it publishes") };
+        assert_eq!((publishing.qos, publishing.payload.len()), (QoS::AtLeastOnce, 1024));
+        assert_eq!(publishing.pace, Pace::Every(Duration::from_secs(1)));
+        let Traffic::Publish(publishing) = plan("reference --rate 4").unwrap().traffic else {
+            panic!("it publishes")
+        };
+        assert_eq!(publishing.pace, Pace::Every(Duration::from_millis(250)));
     }
 
     #[test]

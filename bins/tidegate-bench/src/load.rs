@@ -56,8 +56,16 @@ pub(crate) enum LoadError {
     Panicked,
 }
 
+/// What a process did in a second.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub(crate) struct Sample {
+    /// Of one core.
+    pub(crate) cpu_percent: f64,
+    pub(crate) resident_bytes: u64,
+}
+
 /// One second of a run.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Second {
     /// Seconds since the start, at its end.
     pub(crate) at: u64,
@@ -73,7 +81,10 @@ pub(crate) struct Second {
     /// Of what the run is about: deliveries, reconnections, or else acknowledgements.
     pub(crate) p50_us: u64,
     pub(crate) p99_us: u64,
+    pub(crate) p999_us: u64,
     pub(crate) max_us: u64,
+    /// Of the processes asked for, in their order.
+    pub(crate) processes: Vec<Sample>,
 }
 
 /// The moments at which processes are measured.
@@ -117,7 +128,7 @@ pub(crate) fn run(
         return Err(LoadError::FileLimit { clients: plan.clients, needed, limit });
     }
     let mut usages = Moments { before: measure(pids), ..Moments::default() };
-    let mut conductor = Conductor::start(plan, stop, on_second)?;
+    let mut conductor = Conductor::start(plan, pids, stop, on_second)?;
     let clients = u64::from(plan.clients);
 
     conductor.until(None, |counters| counters.connected + counters.failed >= clients);
@@ -159,6 +170,9 @@ struct Conductor<'a, F> {
     seconds_ended: u64,
     /// The counters at the end of the last second.
     before: Counters,
+    pids: &'a [u32],
+    /// What they had used at the end of the last second, and when that was.
+    usages: (Duration, Vec<Option<Usage>>),
 }
 
 struct Thread {
@@ -168,7 +182,7 @@ struct Thread {
 }
 
 impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
-    fn start(plan: &Plan, stop: &'a AtomicBool, on_second: F) -> Result<Self, LoadError> {
+    fn start(plan: &Plan, pids: &'a [u32], stop: &'a AtomicBool, on_second: F) -> Result<Self, LoadError> {
         let plan = Arc::new(plan.clone());
         let ledger = plan.ledger.clone();
         let baton = Arc::new(Baton::default());
@@ -181,7 +195,20 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
             threads.push(Thread { handle, waker, window });
         }
         let (seconds, seconds_ended, before) = (Vec::new(), 0, Counters::default());
-        Ok(Self { start, baton, threads, stop, on_second, ledger, seconds, seconds_ended, before })
+        let usages = (start.elapsed(), measure(pids));
+        Ok(Self {
+            start,
+            baton,
+            threads,
+            stop,
+            on_second,
+            ledger,
+            seconds,
+            seconds_ended,
+            before,
+            pids,
+            usages,
+        })
     }
 
     /// Waits until `done`, until that much time has passed, until somebody stops the run, or until a thread fails.
@@ -252,12 +279,30 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
             troubles: troubles(&now) - troubles(&before),
             p50_us: latencies.p50_us,
             p99_us: latencies.p99_us,
+            p999_us: latencies.p999_us,
             max_us: latencies.max_us,
+            processes: self.samples(),
         };
         (self.on_second)(&second);
         if self.seconds.len() < LISTED_SECONDS {
             self.seconds.push(second);
         }
+    }
+
+    /// Returns what the processes did since this was asked last.
+    fn samples(&mut self) -> Vec<Sample> {
+        let now = (self.start.elapsed(), measure(self.pids));
+        let before = std::mem::replace(&mut self.usages, now);
+        let passed = self.usages.0.saturating_sub(before.0).as_secs_f64().max(f64::EPSILON);
+        let cpu = |usage: &Usage| usage.user + usage.system;
+        let sample = |(before, now): (&Option<Usage>, &Option<Usage>)| match (before, now) {
+            (Some(before), Some(now)) => Sample {
+                cpu_percent: cpu(now).saturating_sub(cpu(before)).as_secs_f64() / passed * 100.0,
+                resident_bytes: now.resident,
+            },
+            _ => Sample::default(),
+        };
+        before.1.iter().zip(&self.usages.1).map(sample).collect()
     }
 
     fn enter(&mut self, phase: Phase) -> io::Result<()> {

@@ -5,11 +5,14 @@
 //! sockets and one timer wheel ([`mod@load`]). [`mod@null`] is the other end of the scale, the least that a server can do.
 
 mod cli;
+mod html;
 mod latency;
+mod live;
 mod load;
 mod null;
 mod procfs;
 mod report;
+mod servers;
 mod units;
 mod verify;
 
@@ -25,10 +28,13 @@ use clap::Parser as _;
 use serde::Serialize;
 use tidegate_ledger::file::Writer;
 
-use crate::cli::{Cli, Command, DeviceArgs, MessageArgs, NullArgs, VerifyArgs};
-use crate::load::{LoadError, Plan, Second};
+use crate::cli::{Cli, Command, DeviceArgs, MessageArgs, NullArgs, ReferenceArgs, VerifyArgs};
+use crate::live::Screen;
+use crate::load::{LoadError, Plan};
 use crate::null::{Mode, NullServer, Seen};
+use crate::procfs::Target;
 use crate::report::Report;
+use crate::servers::{Broker, Folder, Kafka, StartError};
 
 /// The run took place, and something in it failed; or it could not take place.
 const EXIT_FAILED: u8 = 1;
@@ -48,6 +54,7 @@ fn main() -> ExitCode {
         Command::Pairs(args) => load("pairs", &args.devices, with_ledger(args.plan(), &args.messages), &stop),
         Command::Storm(args) => load("storm", &args.devices, args.plan(), &stop),
         Command::Verify(args) => verify(args),
+        Command::Reference(args) => reference(args, &stop),
     });
     match result {
         Ok(code) => code,
@@ -94,13 +101,45 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, Failure> {
 /// Creates the ledger's file where one is asked for.
 fn with_ledger(plan: Result<Plan, String>, messages: &MessageArgs) -> Result<Plan, String> {
     let mut plan = plan?;
-    let Some(path) = &messages.ledger else { return Ok(plan) };
+    if let Some(path) = &messages.ledger {
+        plan.ledger = Some(create_ledger(path)?);
+    }
+    Ok(plan)
+}
+
+fn create_ledger(path: &Path) -> Result<Arc<Writer>, String> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let started_ns = u64::try_from(started.as_nanos()).unwrap_or(u64::MAX);
     let writer = Writer::create(path, started_ns)
         .map_err(|error| format!("cannot create the ledger {}: {error}", path.display()))?;
-    plan.ledger = Some(Arc::new(writer));
-    Ok(plan)
+    Ok(Arc::new(writer))
+}
+
+/// Starts what is to be started, lets the fleet run, and looks for its every message in Kafka.
+fn reference(args: &ReferenceArgs, stop: &AtomicBool) -> Result<ExitCode, Failure> {
+    let mut plan = args.plan().map_err(Failure::Usage)?;
+    let failed = |error: StartError| Failure::Run(error.to_string());
+    let folder = Folder::new().map_err(|error| failed(error.into()))?;
+    // Dropped in the opposite order: the broker ends before its Kafka.
+    let kafka = args.start_kafka.as_ref().map(|script| Kafka::start(script, folder.path()));
+    let kafka = kafka.transpose().map_err(failed)?;
+    let bootstrap = kafka.as_ref().map_or_else(|| args.kafka.clone(), |kafka| vec![kafka.bootstrap.clone()]);
+    let broker = args
+        .start
+        .as_ref()
+        .map(|binary| Broker::start(binary, folder.path(), plan.target, &bootstrap, &args.topic));
+    let broker = broker.transpose().map_err(failed)?;
+    let mut devices = args.devices.clone();
+    let named = |name: &str, pid| Target { name: Some(name.to_owned()), pid };
+    devices.pid.extend(broker.as_ref().map(|broker| named("broker", broker.pid())));
+    devices.pid.extend(kafka.as_ref().map(|kafka| named("kafka", kafka.pid)));
+
+    let ledger = args.ledger.clone().unwrap_or_else(|| folder.path().join("ledger"));
+    plan.ledger = Some(create_ledger(&ledger).map_err(Failure::Usage)?);
+    let mut report = run("reference", &devices, &plan, stop)?;
+    let found = verify::verify(&args.question(bootstrap, ledger));
+    report.verification = Some(found.map_err(|error| Failure::Run(error.to_string()))?);
+    publish(&devices, &report)
 }
 
 fn verify(args: &VerifyArgs) -> Result<ExitCode, Failure> {
@@ -113,7 +152,11 @@ fn verify(args: &VerifyArgs) -> Result<ExitCode, Failure> {
 fn write_json(path: Option<&Path>, value: &impl Serialize) -> Result<(), Failure> {
     let Some(path) = path else { return Ok(()) };
     let text = serde_json::to_string_pretty(value).expect("reports have only text and numbers for keys");
-    std::fs::write(path, text + "\n")
+    write_file(path, &(text + "\n"))
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text)
         .map_err(|error| Failure::Run(format!("cannot write {}: {error}", path.display())))
 }
 
@@ -125,42 +168,33 @@ fn load(
     stop: &AtomicBool,
 ) -> Result<ExitCode, Failure> {
     let plan = plan.map_err(Failure::Usage)?;
-    let mut pids = vec![std::process::id()];
-    pids.extend(&args.pid);
-    for pid in &pids {
-        procfs::usage(*pid).map_err(|error| Failure::Usage(error.to_string()))?;
-    }
-    let show = args.progress || std::io::stderr().is_terminal();
-    let outcome = load::run(&plan, &pids, stop, |second| {
-        if show {
-            print_err(&second_line(second));
-        }
-    })?;
-    let report = Report::new(command, &plan, &pids, outcome);
-    print_out(&report.to_string());
-    write_json(args.json.as_deref(), &report)?;
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+    let report = run(command, args, &plan, stop)?;
+    publish(args, &report)
 }
 
-fn second_line(second: &Second) -> String {
-    let Second {
-        at,
-        online,
-        in_flight,
-        connected,
-        sent,
-        acked,
-        delivered,
-        troubles,
-        p50_us,
-        p99_us,
-        max_us,
-        ..
-    } = second;
-    format!(
-        "{at:>5} s  online {online} (+{connected})  sent {sent}/s  acked {acked}/s  delivered {delivered}/s  in flight {in_flight}  \
-         p50 {p50_us} us  p99 {p99_us} us  max {max_us} us  troubles {troubles}"
-    )
+/// Runs a load and returns its report.
+fn run(command: &'static str, args: &DeviceArgs, plan: &Plan, stop: &AtomicBool) -> Result<Report, Failure> {
+    let mut targets = vec![Target { name: Some("generator".to_owned()), pid: std::process::id() }];
+    targets.extend_from_slice(&args.pid);
+    let mut names = Vec::with_capacity(targets.len());
+    for Target { name, pid } in &targets {
+        let usage = procfs::usage(*pid).map_err(|error| Failure::Usage(error.to_string()))?;
+        names.push(name.clone().unwrap_or(usage.name));
+    }
+    let pids: Vec<u32> = targets.iter().map(|target| target.pid).collect();
+    let mut screen = Screen::new(args.live, command, plan, &names);
+    let outcome = load::run(plan, &pids, stop, |second| screen.show(second))?;
+    Ok(Report::new(command, plan, &targets, outcome))
+}
+
+/// Prints a report, writes its files, and returns how the process ends.
+fn publish(args: &DeviceArgs, report: &Report) -> Result<ExitCode, Failure> {
+    print_out(&report.to_string());
+    write_json(args.json.as_deref(), report)?;
+    if let Some(path) = &args.html {
+        write_file(path, &html::page(report))?;
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }
 
 /// How often the null server looks whether it was stopped.

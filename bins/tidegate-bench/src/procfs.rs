@@ -9,6 +9,26 @@ use thiserror::Error;
 /// scales whatever it counts in to it).
 const TICKS_PER_SECOND: u64 = 100;
 
+/// A process that is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// What the user calls it; `None` leaves it the name that it has.
+    pub(crate) name: Option<String>,
+    pub(crate) pid: u32,
+}
+
+impl Target {
+    /// Reads `123` or `broker=123`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let (name, pid) = match text.split_once('=') {
+            Some((name, pid)) if !name.is_empty() => (Some(name.to_owned()), pid),
+            _ => (None, text),
+        };
+        let pid = pid.parse().map_err(|_| format!("{text:?} is not a process id, nor NAME=ID"))?;
+        Ok(Self { name, pid })
+    }
+}
+
 /// What a process has used until now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Usage {
@@ -103,6 +123,15 @@ mod tests {
         assert_eq!(parse("4711", STATUS), Err("name"));
         assert_eq!(parse(STAT, "VmHWM:\t 1 kB\n"), Err("VmRSS"));
         assert_eq!(parse(STAT, "VmRSS:\t many kB\nVmHWM:\t 1 kB\n"), Err("VmRSS"));
+    }
+
+    #[test]
+    fn a_process_may_be_given_a_name() {
+        assert_eq!(Target::parse("17"), Ok(Target { name: None, pid: 17 }));
+        assert_eq!(Target::parse("kafka=17"), Ok(Target { name: Some("kafka".to_owned()), pid: 17 }));
+        for wrong in ["", "=17", "kafka=", "kafka", "-1"] {
+            assert!(Target::parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ use tidegate_codec::Version;
 
 use crate::latency::{Latencies, LatencySummary};
 use crate::load::{Counters, Outcome, Pace, Plan, Publishing, Second, Traffic};
-use crate::procfs::Usage;
+use crate::procfs::{Target, Usage};
+use crate::verify::Verification;
 
 /// A generator that is later than this with one message in a hundred measured itself as well.
 const LATE_US: u64 = 10_000;
@@ -47,6 +48,8 @@ pub(crate) struct Report {
     pub(crate) each: Option<&'static str>,
     /// The generator first, then those asked for.
     pub(crate) processes: Vec<Process>,
+    /// What Kafka holds of it, where that was looked at.
+    pub(crate) verification: Option<Verification>,
     pub(crate) seconds: Vec<Second>,
 }
 
@@ -103,15 +106,15 @@ pub(crate) struct Process {
 }
 
 impl Report {
-    /// Returns the report of a run. `pids` are those that the run measured, the generator first.
-    pub(crate) fn new(command: &'static str, plan: &Plan, pids: &[u32], outcome: Outcome) -> Self {
+    /// Returns the report of a run. `targets` are those that the run measured, the generator first.
+    pub(crate) fn new(command: &'static str, plan: &Plan, targets: &[Target], outcome: Outcome) -> Self {
         let Outcome { tally, seconds, connecting, publishing, total, usages, interrupted } = outcome;
         let each = each(plan, &tally.counters);
-        let processes = pids.iter().enumerate().map(|(place, pid)| {
+        let processes = targets.iter().enumerate().map(|(place, target)| {
             let at = |usages: &[Option<Usage>]| usages.get(place).cloned().flatten();
             let (before, connected, done) = (at(&usages.before), at(&usages.connected), at(&usages.done));
             Process::new(
-                *pid,
+                target,
                 place == 0,
                 [before, connected, done],
                 tally.counters.connected,
@@ -127,6 +130,7 @@ impl Report {
             publishing_seconds: publishing.as_secs_f64(),
             total_seconds: total.as_secs_f64(),
             processes: processes.collect(),
+            verification: None,
             counters: tally.counters,
             connect: tally.connect.summary(),
             acknowledge: tally.acknowledge.summary(),
@@ -143,7 +147,7 @@ impl Report {
 
     /// Whether everything that was begun came to a good end.
     pub(crate) fn is_clean(&self) -> bool {
-        self.counters.is_clean()
+        self.counters.is_clean() && self.verification.as_ref().is_none_or(Verification::is_clean)
     }
 
     /// Whether the generator itself was too slow for the latencies to be the broker's alone.
@@ -223,7 +227,7 @@ impl Setup {
 
 impl Process {
     fn new(
-        pid: u32,
+        target: &Target,
         generator: bool,
         usages: [Option<Usage>; 3],
         connections: u64,
@@ -238,8 +242,8 @@ impl Process {
         let micros_each = |time: Duration, count: u64| time.as_secs_f64() * 1e6 / float(count.max(1));
         let grown = connected.resident.saturating_sub(before.resident);
         Self {
-            pid,
-            name: done.name,
+            pid: target.pid,
+            name: target.name.clone().unwrap_or(done.name),
             generator,
             gone,
             connect_cpu_us: micros_each(cpu(&connected).saturating_sub(cpu(&before)), connections),
@@ -338,6 +342,9 @@ impl fmt::Display for Report {
             writeln!(f, "\ntroubles")?;
             self.troubles.iter().try_for_each(|(trouble, count)| writeln!(f, "  {count:>8}  {trouble}"))?;
         }
+        if let Some(found) = &self.verification {
+            writeln!(f, "\nin Kafka: {found}")?;
+        }
         if self.generator_was_late() {
             writeln!(
                 f,
@@ -352,7 +359,7 @@ impl fmt::Display for Report {
 /// One process: a line for its CPU time, one for its memory.
 impl Process {
     fn write(&self, f: &mut fmt::Formatter<'_>, each: &str) -> fmt::Result {
-        let label = format!("{} {}", if self.generator { "generator" } else { self.name.as_str() }, self.pid);
+        let label = format!("{} {}", self.name, self.pid);
         if self.gone {
             return row(f, &label, "gone before the end");
         }
@@ -400,6 +407,8 @@ fn latencies(f: &mut fmt::Formatter<'_>, label: &str, summary: &LatencySummary) 
 mod tests {
     use super::*;
 
+    const TARGET: Target = Target { name: None, pid: 7 };
+
     fn usage(user_ms: u64, system_ms: u64, resident: u64) -> Usage {
         Usage {
             name: "broker".to_owned(),
@@ -415,7 +424,7 @@ mod tests {
     fn a_message_costs_what_was_used_between_connecting_and_the_last_acknowledgement() {
         let usages =
             [usage(1000, 2000, 1_000_000), usage(1500, 4500, 3_000_000), usage(2500, 9500, 4_000_000)];
-        let process = Process::new(7, false, usages.map(Some), 1000, Some(100_000));
+        let process = Process::new(&TARGET, false, usages.map(Some), 1000, Some(100_000));
         assert_eq!(process.connect_cpu_us, 3000.0);
         assert_eq!((process.user_us_each, process.system_us_each), (Some(10.0), Some(50.0)));
         assert_eq!(process.resident_bytes_per_connection, 2000.0);
@@ -424,7 +433,7 @@ mod tests {
     #[test]
     fn a_process_that_is_gone_has_no_figures() {
         let process =
-            Process::new(7, false, [Some(usage(1, 1, 1)), Some(usage(2, 2, 2)), None], 10, Some(10));
+            Process::new(&TARGET, false, [Some(usage(1, 1, 1)), Some(usage(2, 2, 2)), None], 10, Some(10));
         assert!(process.gone);
         assert_eq!((process.user_seconds, process.resident_done_bytes), (0.0, 0));
     }

@@ -56,6 +56,7 @@ fn text(bytes: &[u8]) -> &str {
 fn the_report_and_the_server_agree_and_success_exits_with_0() {
     let server = Null::start();
     let report = std::env::temp_dir().join(format!("tidegate-bench-{}.json", std::process::id()));
+    let page = report.with_extension("html");
     let pid = server.child.id().to_string();
     let output = bench(&[
         "flood",
@@ -64,26 +65,30 @@ fn the_report_and_the_server_agree_and_success_exits_with_0() {
         "--count",
         "200",
         "--v5",
-        "--progress",
+        "--live",
+        "lines",
         "--target",
         &server.address,
     ])
-    .args(["--pid", &pid, "--json"])
+    .args(["--pid", &format!("null={pid}"), "--json"])
     .arg(&report)
+    .arg("--html")
+    .arg(&page)
     .output()
     .unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let table = text(&output.stdout);
-    assert!(
-        table.contains("flood of 5 clients") && table.contains(&format!("tidegate-bench {pid}")),
-        "{table}"
-    );
+    assert!(table.contains("flood of 5 clients") && table.contains(&format!("null {pid}")), "{table}");
 
     let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
     std::fs::remove_file(&report).unwrap();
     assert_eq!((&value["counters"]["sent"], &value["counters"]["acked"]), (&1000.into(), &1000.into()));
     assert_eq!(value["acknowledge"]["count"], 1000);
     assert_eq!(value["setup"]["protocol"], "MQTT 5");
+    assert_eq!(value["processes"][1]["name"], "null");
+    let html = std::fs::read_to_string(&page).unwrap();
+    std::fs::remove_file(&page).unwrap();
+    assert!(html.starts_with("<!doctype html>") && html.contains("flood of 5 clients"), "{html}");
     assert_eq!(value["processes"][1]["pid"].to_string(), pid);
     assert!(value["processes"][1]["resident_done_bytes"].as_u64().unwrap() > 0);
 
@@ -108,6 +113,7 @@ fn a_command_line_that_is_wrong_exits_with_2_and_says_why() {
         (&["fleet", "--payload", "3"][..], "--payload-format"),
         (&["fleet", "--clients", "many"], "--clients"),
         (&["idle", "--pid", "4294967295"], "/proc/4294967295"),
+        (&["idle", "--pid", "kafka=x"], "NAME=ID"),
         (&["idle", "--clients", "4000000000"], "--first-id"),
         (&["sing"], "sing"),
     ] {
@@ -130,7 +136,7 @@ fn a_port_that_is_taken_is_said_and_exits_with_1() {
 #[test]
 fn ctrl_c_prints_the_report_so_far() {
     let server = Null::start();
-    let arguments = ["fleet", "--clients", "3", "--interval", "50ms", "--duration", "1h", "--progress"];
+    let arguments = ["fleet", "--clients", "3", "--interval", "50ms", "--duration", "1h", "--live", "lines"];
     let mut child = bench(&arguments).args(["--target", &server.address]).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
