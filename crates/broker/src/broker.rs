@@ -14,7 +14,7 @@ use tidegate_topic::TopicName;
 use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, ListenerOptions};
-use crate::connection;
+use crate::connection::Serve;
 use crate::delayed::DelayedMessages;
 use crate::entry::{Entry, Kick};
 use crate::fanout::{Fanout, Outgoing};
@@ -160,11 +160,8 @@ impl Broker {
         match accepted {
             Ok((stream, peer)) => match OpenConnection::count(&self.core) {
                 Some(open) => {
-                    let options = Arc::clone(options);
-                    tokio::spawn(async move {
-                        connection::serve(Arc::clone(&open.core), options, stream, peer).await;
-                        drop(open);
-                    });
+                    let (core, options) = (Arc::clone(&self.core), Arc::clone(options));
+                    tokio::spawn(Serve::new(core, options, stream, peer, open));
                 }
                 None => self.core.metrics.connections_refused.with_label_values(&["max_connections"]).inc(),
             },
@@ -209,7 +206,7 @@ impl std::fmt::Debug for Broker {
 }
 
 /// Counts a connection for as long as it lives.
-struct OpenConnection {
+pub(crate) struct OpenConnection {
     core: Arc<Core>,
 }
 

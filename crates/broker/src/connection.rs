@@ -4,11 +4,11 @@
 //! Only what a turn leaves behind (half a packet, bytes that the socket did not take, a record that a full sink gave
 //! back) is copied into buffers of the connection's own, and freed when it is done.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tidegate_codec::{DecodeError, Decoded, Decoder, Packet, ReasonCode, Subscribe, Unsubscribe, Version};
@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::authentication::{AuthenticatingClient, AuthenticationMethod};
-use crate::broker::{Core, now};
+use crate::broker::{Core, OpenConnection, now};
 use crate::config::ListenerOptions;
 use crate::entry::{Entry, Kick, open_letter};
 use crate::listener::Peer;
@@ -80,31 +80,93 @@ impl Cause {
     }
 }
 
-/// Serves one connection from its first byte to its last.
-pub(crate) async fn serve<S>(core: Arc<Core>, listener: Arc<ListenerOptions>, mut stream: S, peer: Peer)
+/// One connection from its first byte to its last.
+///
+/// A future by hand, because an async function keeps room for all that it holds at any time, and a connection is almost
+/// all its life in the second of three stages: a kilobyte for each.
+pub(crate) struct Serve<S> {
+    stage: Stage<S>,
+    _open: OpenConnection,
+}
+
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a connection is `Running` almost all its life: a box would cost more"
+)]
+enum Stage<S> {
+    Opening(Pin<Box<dyn Future<Output = Option<Connection<S>>> + Send>>),
+    Running(Connection<S>),
+    Ending(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Over,
+}
+
+impl<S> Serve<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    pub(crate) fn new(
+        core: Arc<Core>,
+        listener: Arc<ListenerOptions>,
+        stream: S,
+        peer: Peer,
+        open: OpenConnection,
+    ) -> Self {
+        Self { stage: Stage::Opening(Box::pin(begin(core, listener, stream, peer))), _open: open }
+    }
+}
+
+impl<S> Future for Serve<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.stage {
+                Stage::Opening(opening) => {
+                    self.stage = ready!(opening.as_mut().poll(cx)).map_or(Stage::Over, Stage::Running);
+                }
+                Stage::Running(connection) => {
+                    let cause = ready!(connection.poll(cx));
+                    if let Stage::Running(connection) = std::mem::replace(&mut self.stage, Stage::Over) {
+                        self.stage = Stage::Ending(Box::pin(connection.finish(cause)));
+                    }
+                }
+                Stage::Ending(ending) => {
+                    ready!(ending.as_mut().poll(cx));
+                    self.stage = Stage::Over;
+                }
+                Stage::Over => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+/// Opens the conversation, or says why there is none.
+async fn begin<S>(
+    core: Arc<Core>,
+    listener: Arc<ListenerOptions>,
+    mut stream: S,
+    peer: Peer,
+) -> Option<Connection<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    // Boxed, so that what only the beginning needs does not stay with an idle connection.
-    let opening = Box::pin(async {
-        tokio::select! {
-            opened = open(&core, &listener, &mut stream, peer) => opened,
-            () = core.stopped() => Err(Unopened::Stopping),
-        }
-    });
-    match opening.await {
-        Ok(opened) => {
-            let mut connection = Connection::new(core, stream, peer, opened);
-            let cause = poll_fn(|cx| connection.poll(cx)).await;
-            Box::pin(connection.finish(cause)).await;
-        }
+    let opened = tokio::select! {
+        opened = open(&core, &listener, &mut stream, peer) => opened,
+        () = core.stopped() => Err(Unopened::Stopping),
+    };
+    match opened {
+        Ok(opened) => Some(Connection::new(core, stream, peer, opened)),
         Err(unopened) => {
             core.metrics.connections_refused.with_label_values(&[unopened.name()]).inc();
             if let Unopened::Malformed(answer) | Unopened::Refused(answer) | Unopened::Redirected(answer) =
                 unopened
             {
-                Box::pin(say_goodbye(&mut stream, &answer)).await;
+                say_goodbye(&mut stream, &answer).await;
             }
+            None
         }
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Who is at the other end of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub trait Listener: Send + 'static {
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 
+/// Connections that the kernel completes before they are accepted: most of a second of a reconnect storm of 5,000 a
+/// second. The kernel takes no more than `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
 /// The pause after a failed accept.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -47,8 +51,12 @@ impl Tcp {
     ///
     /// # Errors
     /// As bind(2): the address is taken, not ours, or not allowed.
+    #[expect(clippy::unused_async, reason = "as tokio's own, so that it is not called outside a runtime")]
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(address).await.map(Self::new)
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG).map(Self::new)
     }
 
     /// The address that it listens on.
