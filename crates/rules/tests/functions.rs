@@ -116,6 +116,11 @@ fn a_pattern_that_can_not_be_used_is_found_when_the_rule_is_loaded() {
     let text = |sql: &str| Rule::compile("r", sql).unwrap_err().to_string();
     assert!(text(r#"SELECT regex_match(payload, '(') AS r FROM "t""#).contains("this pattern can't be used"));
     assert!(text(r#"SELECT jq('.a | ', payload) AS r FROM "t""#).contains("a filter is expected at its end"));
+    let endless = [".a".repeat(8000), "1+".repeat(8000), "1,".repeat(8000), "(".repeat(16000)];
+    for program in endless {
+        let sql = format!(r#"SELECT jq('{program}', payload) AS r FROM "t""#);
+        assert!(text(&sql).contains("at most"), "{program:.40}");
+    }
     assert!(text(r#"SELECT jq('.a | nope(1)', payload) AS r FROM "t""#).contains("no function nope/1"));
     assert!(text(r#"SELECT regex_match(payload, '(?<=a)b') AS r FROM "t""#).contains("look-around"));
     assert!(
@@ -141,6 +146,9 @@ fn no_function_takes_more_than_an_evaluation_may() {
         "map([1..300000], uuid_v4())",
         "jq('def f: f; f', 'null')",
         "jq('def f: 1 + f; f', 'null')",
+        "jq('def f: [{a: (try f catch 1)} | .a as [$x] | reduce f as $y (0; \"\\(f)\")]; f', 'null')",
+        "jq('def f($a): if f($a) then [f(.)] else (f(1) // f(2)) end; f(0)', 'null')",
+        "jq('def f(g): label $l | (.[f(g)?] |= (f(g), break $l)), first(f(g)); f(.)', '[1]')",
         "jq('[recurse(.)]', '1')",
         "jq('last(range(1e12))', 'null')",
         "jq('reduce range(60) as $i (\"ab\"; . + .)', 'null')",

@@ -5,6 +5,10 @@ use crate::value::Value;
 /// Levels of a program's text in one another: brackets, operators, pipes.
 const MAX_PROGRAM_DEPTH: usize = 64;
 
+/// Operators and steps that lean to the left, as in `.a.b + 1 + 2`, in a whole program. Each makes the tree one higher
+/// without a bracket in the text.
+const MAX_LEFT_STEPS: usize = 500;
+
 /// Bytes of a program's text.
 const MAX_PROGRAM_BYTES: usize = 16 * 1024;
 
@@ -219,7 +223,7 @@ pub(super) fn parse(text: &str) -> Parsed<Term> {
     if text.len() > MAX_PROGRAM_BYTES {
         return Err(SyntaxError { at: MAX_PROGRAM_BYTES, expected: "a program of at most 16 KiB" });
     }
-    let mut parser = Parser { text, at: 0, depth: 0 };
+    let mut parser = Parser { text, at: 0, depth: 0, left_steps: 0 };
     parser.blanks();
     if parser.rest().is_empty() {
         return Ok(Term::Identity);
@@ -262,6 +266,7 @@ struct Parser<'t> {
     text: &'t str,
     at: usize,
     depth: usize,
+    left_steps: usize,
 }
 
 impl<'t> Parser<'t> {
@@ -282,6 +287,12 @@ impl<'t> Parser<'t> {
         let parsed = parse(self);
         self.depth -= 1;
         parsed
+    }
+
+    /// Before a term becomes the left part of another one.
+    fn lean(&mut self) -> Parsed<()> {
+        self.left_steps += 1;
+        if self.left_steps > MAX_LEFT_STEPS { self.fail("at most 500 operators and steps") } else { Ok(()) }
     }
 
     fn blanks(&mut self) {
@@ -394,6 +405,7 @@ impl<'t> Parser<'t> {
     fn comma(&mut self) -> Parsed<Term> {
         let mut left = self.binary(0)?;
         while self.take(",") {
+            self.lean()?;
             left = Term::Comma(Box::new(left), Box::new(self.binary(0)?));
         }
         Ok(left)
@@ -406,6 +418,7 @@ impl<'t> Parser<'t> {
             let found = self.symbol().or_else(|| self.peek_word());
             let Some(operator) = found.filter(|found| operators.contains(found)) else { return Ok(left) };
             self.take(operator);
+            self.lean()?;
             let right = match side {
                 Side::Right => self.within(|this| this.binary(level))?,
                 _ => self.binary(level + 1)?,
@@ -447,6 +460,7 @@ impl<'t> Parser<'t> {
             } else {
                 return Ok(term);
             }
+            self.lean()?;
         }
     }
 
@@ -600,6 +614,7 @@ impl<'t> Parser<'t> {
         // `as` belongs to the word before it, so a bare postfix would take it.
         let mut term = self.within(Self::primary)?;
         while self.rest().starts_with(['[', '.', '?']) {
+            self.lean()?;
             let rest = self.rest();
             term = if self.take("?") {
                 Term::Try(Box::new(term), None)
@@ -710,6 +725,7 @@ impl<'t> Parser<'t> {
             // Values end at a comma, so that only pipes of terms stand here without brackets.
             let mut value = self.binary(0)?;
             while !self.rest().starts_with("|=") && self.take("|") {
+                self.lean()?;
                 value = Term::Pipe(Box::new(value), Box::new(self.binary(0)?));
             }
             return Ok((key, value));
