@@ -146,3 +146,42 @@ fn ctrl_c_prints_the_report_so_far() {
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stdout).contains("stopped before its end"), "{}", text(&output.stdout));
 }
+
+/// An address at which nobody listens.
+fn nobody() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn a_ledger_is_never_overwritten_and_a_kafka_that_is_not_there_is_named() {
+    let server = Null::start();
+    let ledger = std::env::temp_dir().join(format!("tidegate-bench-{}.ledger", std::process::id()));
+    let _ = std::fs::remove_file(&ledger);
+    let flood = || {
+        let arguments = ["flood", "--clients", "2", "--count", "10", "--target", &server.address, "--ledger"];
+        bench(&arguments).arg(&ledger).output().unwrap()
+    };
+    assert_eq!(flood().status.code(), Some(0));
+    let written = std::fs::read(&ledger).unwrap();
+    let again = flood();
+    assert_eq!(again.status.code(), Some(2));
+    assert!(text(&again.stderr).contains("cannot create the ledger"), "{}", text(&again.stderr));
+    assert_eq!(std::fs::read(&ledger).unwrap(), written);
+
+    let nobody = nobody();
+    let arguments = ["verify", "--topic", "t", "--kafka", &nobody, "--ledger"];
+    let output = bench(&arguments).arg(&ledger).output().unwrap();
+    std::fs::remove_file(&ledger).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&nobody), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_reference_run_is_reported_even_where_kafka_cannot_be_asked() {
+    let (server, nobody) = (Null::start(), nobody());
+    let arguments = ["reference", "--clients", "2", "--rate", "20", "--duration", "1s", "--kafka", &nobody];
+    let output = bench(&arguments).args(["--target", &server.address]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("reference of 2 clients"), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains(&nobody), "{}", text(&output.stderr));
+}
