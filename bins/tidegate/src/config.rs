@@ -1,6 +1,7 @@
 //! The configuration file: what an operator may say, with its defaults, and what is wrong with it in words.
 
 mod error;
+mod kafka;
 mod listeners;
 mod sources;
 mod topics;
@@ -16,6 +17,7 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use error::{ConfigErrors, did_you_mean};
+pub(crate) use kafka::{SaslSettings, TlsSettings};
 pub(crate) use listeners::{AuthenticationSettings, ListenerSettings};
 pub(crate) use sources::{SourceSettings, UnsafeCharacters};
 pub(crate) use topics::TopicRules;
@@ -211,6 +213,10 @@ pub(crate) struct KafkaSettings {
     pub(crate) create_topics_with_partitions: Option<NonZeroU16>,
     /// Replicas of topics that are created; without it, the cluster's default.
     pub(crate) create_topics_with_replicas: Option<NonZeroU16>,
+    /// Without it, connections are not encrypted.
+    pub(crate) tls: Option<TlsSettings>,
+    /// Without it, we are nobody in particular.
+    pub(crate) sasl: Option<SaslSettings>,
     /// Where records are kept, and acknowledged, while Kafka does not take them.
     pub(crate) spill: SpillSettings,
 }
@@ -226,6 +232,8 @@ impl Default for KafkaSettings {
             request_timeout: Period::seconds(30),
             create_topics_with_partitions: None,
             create_topics_with_replicas: None,
+            tls: None,
+            sasl: None,
             spill: SpillSettings::default(),
         }
     }
@@ -438,6 +446,12 @@ impl Settings {
             if kafka.bootstrap.is_empty() {
                 errors.push(format!("kafka.{name}.bootstrap"), "name at least one broker as \"host:port\"");
             }
+            if let Some(tls) = &kafka.tls {
+                tls.check(&format!("kafka.{name}.tls"), &mut errors);
+            }
+            if let Some(sasl) = &kafka.sasl {
+                sasl.check(&format!("kafka.{name}.sasl"), &mut errors);
+            }
             if name == EMBEDDED {
                 errors.push(format!("kafka.{name}"), "this name belongs to the embedded log: choose another");
             }
@@ -564,6 +578,58 @@ mod tests {
         let open = "[listeners.tcp]\nbind = \"0.0.0.0:1883\"\n";
         assert!(load(open).unwrap_err().contains("allow_anonymous"));
         assert!(load(&format!("{open}allow_anonymous = true\n")).is_ok());
+    }
+
+    #[test]
+    fn a_kafka_that_wants_tls_and_a_password_has_the_keys_of_its_mechanism_and_no_others() {
+        let settings = load(
+            "[kafka.main]\nbootstrap = [\"a:9093\"]\ncompression = \"zstd\"\n[kafka.main.tls]\n\
+             [kafka.main.sasl]\nmechanism = \"scram-sha-512\"\nusername = \"tide\"\npassword_file = \"p\"\n",
+        )
+        .unwrap();
+        assert!(settings.kafka["main"].tls.is_some());
+        for (wrong, place) in [
+            ("compression = \"zst\"\n", "did you mean `zstd`?"),
+            ("[kafka.main.tls]\ncertificate_file = \"c\"\n", "kafka.main.tls.key_file"),
+            ("[kafka.main.sasl]\nmechanism = \"scram\"\n", "scram-sha-256"),
+            ("[kafka.main.sasl]\nmechanism = \"plain\"\nusername = \"a\"\n", "kafka.main.sasl.password_file"),
+            (
+                "[kafka.main.sasl]\nmechanism = \"plain\"\npassword = \"secret\"\n",
+                "no key `password` here; there are mechanism, username, password_file",
+            ),
+            ("[kafka.main.sasl]\nmechanism = \"oauthbearer\"\n", "kafka.main.sasl.token_file"),
+            (
+                "[kafka.main.sasl]\nmechanism = \"oauthbearer\"\ntoken_file = \"t\"\nusername = \"a\"\n",
+                "kafka.main.sasl.username",
+            ),
+            (
+                "[kafka.main.sasl]\nmechanism = \"oauthbearer\"\ntoken_endpoint = \"https://a\"\n",
+                "kafka.main.sasl.client_secret_file",
+            ),
+        ] {
+            let error = load(&format!("[kafka.main]\nbootstrap = [\"a:9093\"]\n{wrong}")).unwrap_err();
+            assert!(error.contains(place), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_for_tls_or_a_password_that_cannot_be_used_is_named_with_its_key() {
+        Jail::expect_with(|jail| {
+            let tls = TlsSettings { ca_file: Some("ca.pem".into()), ..TlsSettings::default() };
+            let error = tls.open("kafka.main.tls").unwrap_err();
+            assert!(error.contains("kafka.main.tls.ca_file: ca.pem: No such file"), "{error}");
+            jail.create_file("ca.pem", "nothing")?;
+            let error = tls.open("kafka.main.tls").unwrap_err();
+            assert!(error.contains("kafka.main.tls.ca_file: ca.pem: no certificate"), "{error}");
+            let sasl: SaslSettings =
+                toml::from_str("mechanism = \"plain\"\nusername = \"a\"\npassword_file = \"pass\"").unwrap();
+            let error = sasl.open("kafka.main.sasl").unwrap_err();
+            assert!(error.contains("kafka.main.sasl.password_file: pass: No such file"), "{error}");
+            jail.create_file("pass", "hunter2")?;
+            let shown = format!("{:?}", sasl.open("kafka.main.sasl").unwrap());
+            assert!(!shown.contains("hunter2"), "{shown}");
+            Ok(())
+        });
     }
 
     #[test]

@@ -79,7 +79,7 @@ async fn serve(
     let broker = Broker::start_with_store(config, bindings, metrics, store, recovered)
         .map_err(|error| format!("error: rules: {error}"))?;
     let log = embedded.as_ref().map(MiniKafka::bootstrap);
-    let sources = sources.start(&settings, log.as_deref(), &broker);
+    let sources = sources.start(&settings, log.as_deref(), &broker)?;
     registry.register(Box::new(sources.collector())).map_err(|error| format!("error: metrics: {error}"))?;
     tokio::spawn(http::serve(http_listener, registry));
     for (listener, named) in listeners.into_iter().zip(settings.listeners.values()) {
@@ -150,10 +150,11 @@ fn start_producers(
         return Ok(BTreeMap::from([(EMBEDDED.to_owned(), Arc::new(producer))]));
     }
     let start = |(name, kafka): (&String, &KafkaSettings)| {
+        let config = sinks::kafka_config(name, kafka)?;
         let producer = match sinks::spill_config(name, &kafka.spill)? {
-            Some(spill) => Producer::start_spilling(sinks::kafka_config(kafka), spill, &handle)
+            Some(spill) => Producer::start_spilling(config, spill, &handle)
                 .map_err(|error| sinks::spill_error(name, &kafka.spill, &error))?,
-            None => Producer::start(sinks::kafka_config(kafka), &handle),
+            None => Producer::start(config, &handle),
         };
         Ok((name.clone(), Arc::new(producer)))
     };

@@ -8,12 +8,15 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use tidegate_broker::Config;
 use tidegate_kafka::{
-    Compression, Directory, LATENCY_BUCKETS_MS, OpenError, Producer, SpillConfig, SpillStatus, State, Status,
-    TopicLayout,
+    Compression, Connect, Directory, LATENCY_BUCKETS_MS, OpenError, PlainTcp, Producer, SpillConfig,
+    SpillStatus, State, Status, TopicLayout,
 };
 use tidegate_session::{Limits, QueuePolicy};
+use tracing::warn;
 
-use crate::config::{CompressionSetting, KafkaSettings, QueuePolicySetting, Settings, SpillSettings};
+use crate::config::{
+    CompressionSetting, KafkaSettings, QueuePolicySetting, SaslSettings, Settings, SpillSettings,
+};
 
 /// The broker's part of the settings.
 pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Config {
@@ -60,14 +63,32 @@ pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Conf
 }
 
 /// The producer of a `[kafka.NAME]`.
-pub(crate) fn kafka_config(kafka: &KafkaSettings) -> tidegate_kafka::Config {
+///
+/// # Errors
+/// What is wrong with a file for TLS or SASL, for a terminal.
+pub(crate) fn kafka_config(name: &str, kafka: &KafkaSettings) -> Result<tidegate_kafka::Config, String> {
+    let tls = kafka.tls.as_ref().map(|tls| tls.open(&format!("kafka.{name}.tls"))).transpose()?;
+    let sasl = kafka.sasl.as_ref().map(|sasl| sasl.open(&format!("kafka.{name}.sasl"))).transpose()?;
+    if tls.is_none() && kafka.sasl.as_ref().is_some_and(SaslSettings::is_readable) {
+        warn!(
+            kafka = name,
+            "the password travels as it is, and connections are not encrypted: add [kafka.{name}.tls], unless the \
+             network is trusted"
+        );
+    }
+    let connect: Arc<dyn Connect> = match tls {
+        Some(tls) => Arc::new(tls),
+        None => Arc::new(PlainTcp),
+    };
     let create_topics = kafka.create_topics_with_partitions.map(|partitions| TopicLayout {
         partitions: i32::from(partitions.get()),
         replication: kafka.create_topics_with_replicas.map_or(-1, |replicas| replicas.get().cast_signed()),
         ..TopicLayout::default()
     });
-    tidegate_kafka::Config {
+    Ok(tidegate_kafka::Config {
         bootstrap: kafka.bootstrap.clone(),
+        connect,
+        sasl,
         batch_bytes: kafka.batch_size.as_usize(),
         compression: match kafka.compression {
             CompressionSetting::None => Compression::None,
@@ -81,7 +102,7 @@ pub(crate) fn kafka_config(kafka: &KafkaSettings) -> tidegate_kafka::Config {
         request_timeout: kafka.request_timeout.get(),
         create_topics,
         ..tidegate_kafka::Config::default()
-    }
+    })
 }
 
 /// Where a producer keeps what its Kafka does not take, if anywhere; the directory is ours from then on.
@@ -117,6 +138,8 @@ pub(crate) fn embedded_config(bootstrap: &str) -> tidegate_kafka::Config {
     tidegate_kafka::Config {
         bootstrap: vec![bootstrap.to_owned()],
         create_topics: Some(TopicLayout::default()),
+        // It is one, and says so when it starts.
+        warn_of_single_copies: false,
         ..tidegate_kafka::Config::default()
     }
 }
@@ -136,12 +159,18 @@ struct Single {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
-const SINGLES: [Single; 22] = [
+const SINGLES: [Single; 23] = [
     Single {
         name: "tidegate_sink_up",
         help: "1 when everything that the sink is given flows.",
         kind: MetricType::GAUGE,
         value: |status| f64::from(u8::from(status.state == State::Up)),
+    },
+    Single {
+        name: "tidegate_sink_warnings",
+        help: "Things that hold up no record and should not stay so; the log names them.",
+        kind: MetricType::GAUGE,
+        value: |status| status.warnings.len() as f64,
     },
     Single {
         name: "tidegate_sink_records_offered_total",

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rskafka::client::SaslConfig;
 use tidegate_sink::BackoffPolicy;
 
 use crate::compression::Compression;
 use crate::connect::{Connect, PlainTcp};
 use crate::partitioner::{JavaPartitioner, Partitioner};
+use crate::sasl::Sasl;
 
 /// Topics that one producer may send to, at most: names come from rules, and rules may make them from what devices say.
 pub const MAX_TOPICS: usize = 10_000;
@@ -20,10 +20,10 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     /// What nodes see in their logs and quotas. `tidegate` unless told.
     pub client_id: String,
-    /// Makes connections. [`PlainTcp`] unless told.
+    /// Makes connections: [`PlainTcp`] unless told, or [`Tls`](crate::Tls).
     pub connect: Arc<dyn Connect>,
     /// How to authenticate, if at all.
-    pub sasl: Option<SaslConfig>,
+    pub sasl: Option<Sasl>,
     /// Chooses partitions. [`JavaPartitioner`] unless told.
     pub partitioner: Arc<dyn Partitioner>,
     /// A batch is sealed at this many bytes. 256 KiB unless told.
@@ -45,6 +45,9 @@ pub struct Config {
     pub backoff: BackoffPolicy,
     /// Leaders and partitions are asked for this often even if nothing fails. 5 min unless told.
     pub metadata_interval: Duration,
+    /// Looks at the replication of topics, and says in [`Status::warnings`](crate::Status::warnings) and the log which of
+    /// them may lose what is acknowledged. True unless told.
+    pub warn_of_single_copies: bool,
     /// Creates topics that are missing. `None`: wait until someone else does.
     pub create_topics: Option<TopicLayout>,
 }
@@ -83,6 +86,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(10),
             backoff: BackoffPolicy::default(),
             metadata_interval: Duration::from_mins(5),
+            warn_of_single_copies: true,
             create_topics: None,
         }
     }

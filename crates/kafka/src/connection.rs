@@ -13,8 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rskafka::client::SaslConfig;
-use rskafka::messenger::Messenger;
+use rskafka::messenger::{Messenger, SaslError, SyncVersionsError};
 use rskafka::protocol::api_version::ApiVersion;
 use rskafka::protocol::messages::{ReadVersionedType, RequestBody, RequestHeader, WriteVersionedType};
 use rskafka::protocol::primitives::{Int16, Int32, NullableString};
@@ -22,6 +21,9 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connect::{Connect, Stream};
+use crate::sasl::{CredentialError, Sasl};
+use crate::tls;
+use crate::token::TokenError;
 use crate::wire::{ApiVersionsRequest, PRODUCE_VERSIONS};
 
 /// The largest answer that is read: a fetch's bytes and then some.
@@ -76,11 +78,18 @@ pub enum ConnectionError {
     },
 }
 
+impl ConnectionError {
+    /// Whether trying again helps only once somebody has done something.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Authentication { .. })
+    }
+}
+
 /// What is needed to open a connection to any node.
 #[derive(Debug, Clone)]
 pub(crate) struct Dialer {
     pub(crate) connect: Arc<dyn Connect>,
-    pub(crate) sasl: Option<SaslConfig>,
+    pub(crate) sasl: Option<Sasl>,
     pub(crate) client_id: Arc<str>,
     pub(crate) timeout: Duration,
 }
@@ -91,6 +100,14 @@ impl Dialer {
         let address = format!("{host}:{port}");
         let opening = self.open_untimed(host, port, &address);
         match tokio::time::timeout(self.timeout, opening).await {
+            Ok(Err(ConnectionError::Io { address, source })) => {
+                // A node that does not like our certificate says so in its first answer, and not why.
+                let mut source = tls::explain(source);
+                if let Some(problem) = self.connect.problem() {
+                    source = io::Error::new(source.kind(), format!("{source} ({problem})"));
+                }
+                Err(ConnectionError::Io { address, source })
+            }
             Ok(result) => result,
             Err(_) => Err(ConnectionError::Timeout { address, what: "connecting", after: self.timeout }),
         }
@@ -105,7 +122,7 @@ impl Dialer {
         let io_error = |source| ConnectionError::Io { address: address.to_owned(), source };
         let mut stream = self.connect.connect(host, port).await.map_err(io_error)?;
         if let Some(sasl) = &self.sasl {
-            stream = authenticate(stream, sasl.clone(), Arc::clone(&self.client_id), address).await?;
+            stream = authenticate(stream, sasl, Arc::clone(&self.client_id), address).await?;
         }
         let mut connection = Connection {
             stream,
@@ -173,6 +190,7 @@ impl Connection {
         while written < frame.len() {
             written += poll_fn(|cx| self.poll_write(cx, &[IoSlice::new(&frame[written..])])).await?;
         }
+        poll_fn(|cx| self.poll_flush(cx)).await?;
         let answer = poll_fn(|cx| self.poll_answer(cx)).await?;
         self.check_correlation(&answer, correlation)?;
         self.decode(answer, version)
@@ -312,21 +330,48 @@ impl fmt::Debug for Connection {
 /// Lends `stream` to rskafka's messenger for the SASL conversation and takes it back.
 async fn authenticate(
     stream: Box<dyn Stream>,
-    sasl: SaslConfig,
+    sasl: &Sasl,
     client_id: Arc<str>,
     address: &str,
 ) -> Result<Box<dyn Stream>, ConnectionError> {
     /// SASL answers are small.
     const MAX_SASL_ANSWER_BYTES: usize = 1024 * 1024;
 
-    let failed = |reason: String| ConnectionError::Authentication { address: address.to_owned(), reason };
+    let io = |reason: String| ConnectionError::Io {
+        address: address.to_owned(),
+        source: io::Error::other(reason),
+    };
+    let failed = |reason: String| ConnectionError::Authentication {
+        address: address.to_owned(),
+        reason: format!("{}: {reason}", sasl.mechanism()),
+    };
+    let credentials = match sasl.credentials().await {
+        Ok(credentials) => credentials,
+        // A token endpoint that is away is no refusal.
+        Err(CredentialError::Endpoint(error @ TokenError::Io { .. })) => return Err(io(error.to_string())),
+        Err(error) => return Err(failed(error.to_string())),
+    };
     let place = Arc::new(Mutex::new(Some(stream)));
     let mut messenger = Messenger::new(Lent(Arc::clone(&place)), MAX_SASL_ANSWER_BYTES, client_id);
-    messenger.sync_versions().await.map_err(|e| failed(e.to_string()))?;
-    messenger.do_sasl(sasl).await.map_err(|e| failed(e.to_string()))?;
+    messenger.sync_versions().await.map_err(|error| match error {
+        SyncVersionsError::RequestError(error) => io(format!("before authentication: {error}")),
+        error => failed(error.to_string()),
+    })?;
+    if let Err(error) = messenger.do_sasl(credentials).await {
+        return Err(match error {
+            SaslError::RequestError(error) => io(format!("during authentication: {error}")),
+            SaslError::UnsupportedSaslMechanism => {
+                failed("Kafka does not offer it on this listener".to_owned())
+            }
+            error => {
+                sasl.refused().await;
+                failed(format!("{error}; {}", sasl.remedy()))
+            }
+        });
+    }
     // The messenger's reader finds an empty place from here on, so it can't take a byte of ours.
     let stream = place.lock().take();
-    stream.ok_or_else(|| failed("the stream was lost".to_owned()))
+    stream.ok_or_else(|| io("the stream was lost".to_owned()))
 }
 
 /// A stream that can be taken back from under a reader that still runs. Its two writes for a frame

@@ -20,6 +20,7 @@ use crate::error_class::{INVALID_TOPIC, TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC_OR_P
 use crate::partition::Partition;
 use crate::producer::Shared;
 use crate::record_batch::ProducerIdentity;
+use crate::replication::ReplicationWatch;
 use crate::status::{Meter, Part};
 use crate::topic::Topic;
 use crate::wire::{CreateTopicsRequest, InitProducerIdRequest};
@@ -74,12 +75,21 @@ pub(crate) struct ControlTask {
     stale_at: Instant,
     /// Topics that nothing is known about yet are asked for again at this time.
     unsettled_at: Option<Instant>,
+    replication: ReplicationWatch,
 }
 
 impl ControlTask {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let backoff = Backoff::new(shared.config.backoff, shared.seed());
-        Self { shared, connection: None, rotation: 0, backoff, stale_at: Instant::now(), unsettled_at: None }
+        Self {
+            shared,
+            connection: None,
+            rotation: 0,
+            backoff,
+            stale_at: Instant::now(),
+            unsettled_at: None,
+            replication: ReplicationWatch::default(),
+        }
     }
 
     /// Runs until it is aborted: it holds nothing that anyone waits for.
@@ -105,7 +115,10 @@ impl ControlTask {
                     // Several lanes may ask for the same at once, and one answer does for all of them.
                     self.shared.config.backoff.first
                 }
-                Ok(Err(error)) => self.failed(&error.to_string(), everything),
+                Ok(Err(error)) => {
+                    let wait = self.failed(&error.to_string(), everything);
+                    if error.is_refusal() { wait.max(self.shared.config.backoff.cap) } else { wait }
+                }
                 Err(_) => self.failed("no answer in time", everything),
             };
             tokio::time::sleep(wait).await;
@@ -245,6 +258,7 @@ impl ControlTask {
                 }
             });
         }
+        self.replication.look(connection, &self.shared, &answer.topics).await?;
         if !missing.is_empty() {
             match self.shared.config.create_topics.clone() {
                 Some(layout) => self.create(connection, &missing, layout).await?,

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 use tracing::debug;
 
+use crate::config::host_port;
 use crate::connection::{Connection, ConnectionError};
 use crate::error_class::{ErrorClass, UNKNOWN_SERVER_ERROR, error_name};
 use crate::partition::{Answered, Copied, Partition, Recovery};
@@ -107,6 +108,8 @@ pub(crate) struct LaneTask {
     backoff: Backoff,
     /// Whether a problem of the node was reported and not solved.
     troubled: bool,
+    /// Whether the node has ever answered.
+    reached: bool,
     sleep: Pin<Box<Sleep>>,
     settling: Settling,
 }
@@ -167,6 +170,7 @@ impl LaneTask {
             throttled_until: None,
             backoff,
             troubled: false,
+            reached: false,
             sleep: Box::pin(tokio::time::sleep(IDLE)),
             settling: Settling::default(),
         }
@@ -181,6 +185,7 @@ impl LaneTask {
                 Event::Opened(Ok(connection)) => {
                     debug!(node = self.lane.node, address = connection.address(), "connected");
                     self.last_progress = now();
+                    self.reached = true;
                     self.link = Link::Up(connection);
                 }
                 Event::Opened(Err(error)) => self.disconnect(&error),
@@ -498,11 +503,32 @@ impl LaneTask {
             }
         }
         Meter::add(&self.shared.meter.connection_losses, lost);
-        self.link = Link::Down { not_before: Some(now() + self.backoff.failed()) };
+        let mut wait = self.backoff.failed();
+        if error.is_refusal() {
+            wait = wait.max(self.shared.config.backoff.cap);
+        }
+        self.link = Link::Down { not_before: Some(now() + wait) };
         self.troubled = true;
-        self.shared.meter.problem(Part::Node(self.lane.node), &error.to_string());
+        self.shared.meter.problem(Part::Node(self.lane.node), &self.reason(error));
         // The node may be gone, and its partitions elsewhere.
         self.shared.control.refresh();
+    }
+
+    /// What to tell an operator: an address that never answered, and that only the cluster has named, may be one that
+    /// means something elsewhere only.
+    fn reason(&self, error: &ConnectionError) -> String {
+        let network = matches!(error, ConnectionError::Io { .. } | ConnectionError::Timeout { .. });
+        let bootstrap = &self.shared.config.bootstrap;
+        let named_by_cluster = self
+            .shared
+            .address(self.lane.node)
+            .is_some_and(|address| bootstrap.iter().all(|ours| host_port(ours) != address));
+        if self.reached || !network || !named_by_cluster {
+            return error.to_string();
+        }
+        format!(
+            "{error}; the cluster advertises this address (advertised.listeners): it has to be reachable from here"
+        )
     }
 
     fn solved(&mut self) {

@@ -75,7 +75,7 @@
 //! copies each request into one buffer, spawns a reader for each connection, keeps a socket for as long as a cancelled
 //! write takes, and does not tell which versions the node speaks.
 //!
-//! There are no cargo features. TLS comes from outside, through [`Connect`].
+//! There are no cargo features. TLS is [`Tls`], with ring; another one comes from outside, through [`Connect`].
 
 #![expect(
     clippy::cast_possible_wrap,
@@ -95,9 +95,13 @@ mod partitioner;
 mod producer;
 mod reader;
 mod record_batch;
+mod replication;
+mod sasl;
 mod source;
 mod spill;
 mod status;
+mod tls;
+mod token;
 mod topic;
 mod wire;
 
@@ -110,10 +114,12 @@ pub use murmur2::murmur2;
 pub use partitioner::{JavaPartitioner, Partitioner};
 pub use producer::Producer;
 pub use reader::{Fetched, FetchedRecord, ReadError, Reader};
-pub use rskafka::client::{Credentials, OauthBearerCredentials, SaslConfig};
+pub use sasl::{Login, Sasl, Secret, SecretError, TokenSource};
 pub use source::{
     Batch, PartitionStatus, Source, SourceConfig, SourceError, SourceState, SourceStatus, SourceWatch, Start,
 };
 pub use spill::{AckPolicy, SpillConfig, SpillStatus};
 pub use status::{LATENCY_BUCKETS_MS, State, Status};
 pub use tidegate_spill::{Directory, Disk, OpenError};
+pub use tls::{Tls, TlsConfig, TlsError, TlsIdentity};
+pub use token::{TokenEndpoint, TokenError};

@@ -140,6 +140,8 @@ impl Producer {
             shared.reached.load(Ordering::Relaxed),
             shared.is_closing(),
         );
+        let of_connections = shared.config.connect.problem();
+        status.warnings.extend(of_connections.map(|problem| ("connections".to_owned(), problem)));
         status.spill = shared.spill.as_ref().map(|spill| spill.status(&shared.topics()));
         status
     }

@@ -36,6 +36,9 @@ pub struct Status {
     pub state: State,
     /// Who waits for what: the cluster, a node, a topic or a partition, each with its reason.
     pub problems: Vec<(String, String)>,
+    /// What holds up no record and should not stay as it is, each with its remedy: topics that do not carry the promise
+    /// that an acknowledgement makes, certificates that have expired.
+    pub warnings: Vec<(String, String)>,
     /// Records by how they ended, and the last error.
     pub records: CountersSnapshot,
     /// Bytes of the memory budget in use.
@@ -98,6 +101,7 @@ pub(crate) struct Meter {
     pub(crate) possible_duplicates: AtomicU64,
     pub(crate) throttled: AtomicU64,
     problems: Mutex<BTreeMap<Part, String>>,
+    warnings: Mutex<BTreeMap<Part, String>>,
 }
 
 impl Meter {
@@ -134,6 +138,23 @@ impl Meter {
         problems.insert(part, reason.to_owned());
     }
 
+    /// Remembers what should not stay as it is about `part`, and logs it when that is new.
+    pub(crate) fn warn(&self, part: Part, warning: Option<String>) {
+        let mut warnings = self.warnings.lock();
+        if warnings.get(&part) == warning.as_ref() {
+            return;
+        }
+        match warning {
+            Some(reason) => {
+                warn!(%part, reason, "not as safe as an acknowledgement says");
+                warnings.insert(part, reason);
+            }
+            None => {
+                warnings.remove(&part);
+            }
+        }
+    }
+
     /// Forgets what `part` waited for.
     pub(crate) fn solved(&self, part: &Part) {
         if self.problems.lock().remove(part).is_some() {
@@ -142,8 +163,10 @@ impl Meter {
     }
 
     pub(crate) fn snapshot(&self, held_bytes: usize, reached: bool, closed: bool) -> Status {
-        let problems: Vec<(String, String)> =
-            self.problems.lock().iter().map(|(part, reason)| (part.to_string(), reason.clone())).collect();
+        let list = |map: &Mutex<BTreeMap<Part, String>>| -> Vec<(String, String)> {
+            map.lock().iter().map(|(part, reason)| (part.to_string(), reason.clone())).collect()
+        };
+        let problems = list(&self.problems);
         let state = match problems.first() {
             _ if closed => State::Closed,
             Some((part, reason)) => State::Waiting(format!("{part}: {reason}")),
@@ -154,6 +177,7 @@ impl Meter {
         Status {
             state,
             problems,
+            warnings: list(&self.warnings),
             records: self.records.snapshot(),
             held_bytes: held_bytes as u64,
             batches: read(&self.batches),

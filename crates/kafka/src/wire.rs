@@ -1,5 +1,5 @@
 //! Our own request types over rskafka's protocol traits, for what carries data and for what rskafka can't say:
-//! InitProducerId, CreateTopics with configuration, ListOffsets, Fetch with undecoded batches, ApiVersions 0.
+//! InitProducerId, CreateTopics with configuration, DescribeConfigs, ListOffsets, Fetch with undecoded batches, ApiVersions 0.
 //! Produce is not here: the lane writes it around batches that are never copied.
 
 use std::io::Cursor;
@@ -159,6 +159,70 @@ impl ReadVersionedType<Answer> for CreateTopicsAnswer {
         Ok(Self {
             topics: read_array(from, |from| {
                 Ok((String_::read(from)?.0, Int16::read(from)?.0, NullableString::read(from)?.0))
+            })?,
+        })
+    }
+}
+
+/// One setting of several topics.
+#[derive(Debug)]
+pub(crate) struct DescribeConfigsRequest {
+    pub(crate) topics: Vec<String>,
+    pub(crate) key: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct DescribeConfigsAnswer {
+    pub(crate) topics: Vec<DescribedTopic>,
+}
+
+#[derive(Debug)]
+pub(crate) struct DescribedTopic {
+    pub(crate) name: String,
+    pub(crate) error: i16,
+    pub(crate) settings: Vec<(String, Option<String>)>,
+}
+
+// The oldest that Kafka 4 speaks, and all that is needed.
+request!(DescribeConfigsRequest -> DescribeConfigsAnswer, DescribeConfigs, 1..=1);
+
+impl WriteVersionedType<Vec<u8>> for DescribeConfigsRequest {
+    fn write_versioned(&self, to: &mut Vec<u8>, _: ApiVersion) -> Result<(), WriteVersionedError> {
+        const TOPIC: i8 = 2;
+        Int32(self.topics.len() as i32).write(to)?;
+        for topic in &self.topics {
+            Int8(TOPIC).write(to)?;
+            String_(topic.clone()).write(to)?;
+            Int32(1).write(to)?;
+            String_(self.key.clone()).write(to)?;
+        }
+        Boolean(false).write(to)?; // synonyms
+        Ok(())
+    }
+}
+
+impl ReadVersionedType<Answer> for DescribeConfigsAnswer {
+    fn read_versioned(from: &mut Answer, _: ApiVersion) -> Result<Self, ReadVersionedError> {
+        Int32::read(from)?; // throttle time
+        Ok(Self {
+            topics: read_array(from, |from| {
+                let error = Int16::read(from)?.0;
+                NullableString::read(from)?; // message
+                Int8::read(from)?; // kind of resource
+                let name = String_::read(from)?.0;
+                let settings = read_array(from, |from| {
+                    let setting = (String_::read(from)?.0, NullableString::read(from)?.0);
+                    Boolean::read(from)?; // read only
+                    Int8::read(from)?; // where the value comes from
+                    Boolean::read(from)?; // sensitive
+                    read_array(from, |from| {
+                        String_::read(from)?;
+                        NullableString::read(from)?;
+                        Ok(Int8::read(from)?)
+                    })?; // synonyms
+                    Ok(setting)
+                })?;
+                Ok(DescribedTopic { name, error, settings })
             })?,
         })
     }

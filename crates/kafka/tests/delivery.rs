@@ -279,3 +279,40 @@ async fn publishers_on_many_threads_share_a_small_budget_and_all_get_through() {
     assert!(status.records.refused > 0, "the budget was the limit");
     assert_eq!((status.records.delivered, status.held_bytes), (8000, 0));
 }
+
+#[tokio::test]
+async fn f22_an_advertised_address_that_cannot_be_reached_is_named_with_the_remedy() {
+    let kafka = MiniKafka::builder().advertised_host("kafka.invalid").start().await.unwrap();
+    kafka.create_topic("t", 1).unwrap();
+    let addr = kafka.addr(1).unwrap();
+    let producer = start(config(&addr.to_string()));
+    let mut stream = Stream::new("t");
+    stream.offer(&producer, 1).await;
+    until("the address and the remedy are named", || {
+        producer.status().problems.iter().any(|(part, why)| {
+            part == "node 1"
+                && why.contains(&format!("kafka.invalid:{}", addr.port()))
+                && why.contains("advertised.listeners")
+        })
+    })
+    .await;
+    assert_eq!(stream.told.count(), 0);
+}
+
+#[tokio::test]
+async fn a_topic_with_a_single_replica_is_warned_of_once() {
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    kafka.create_topic("t", 1).unwrap();
+    for (warn_of_single_copies, warnings) in [(true, 1), (false, 0)] {
+        let producer = start(Config { warn_of_single_copies, ..config(&kafka.bootstrap()) });
+        let told = Arc::new(Told::default());
+        for token in 0..3 {
+            assert!(matches!(producer.offer(&Record::new("t"), Some(told.ack(token))), Offer::Taken));
+            producer.flush();
+        }
+        told.wait(3, &producer).await;
+        let found = producer.status().warnings;
+        assert_eq!(found.len(), warnings, "{found:?}");
+        assert!(found.iter().all(|(part, why)| part == "topic t" && why.contains("single replica")));
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::{Stream, check_counts, config, start, until, values};
-use tidegate_kafka::{Config, Credentials, SaslConfig, State, TopicLayout};
+use tidegate_kafka::{Config, Login, Sasl, Secret, State, TopicLayout};
 use tidegate_sink::Outcome;
 use tidegate_testkit::kafka::RealKafka;
 use tokio::task::spawn_blocking;
@@ -89,8 +89,8 @@ async fn apache_kafka_lets_in_who_has_the_password_and_the_state_says_who_has_no
     ];
     let kafka = spawn_blocking(move || RealKafka::start_with(&options).unwrap()).await.unwrap();
     let with = |password: &str| {
-        let credentials = Credentials::new("tide".to_owned(), password.to_owned());
-        Config { sasl: Some(SaslConfig::Plain(credentials)), ..config_for(&kafka) }
+        let login = Login { username: "tide".to_owned(), password: Secret::Text(password.to_owned()) };
+        Config { sasl: Some(Sasl::Plain(login)), ..config_for(&kafka) }
     };
     let refused = start(with("wrong"));
     until(

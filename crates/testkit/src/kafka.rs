@@ -46,6 +46,8 @@ pub enum KafkaError {
 pub struct RealKafka {
     dir: PathBuf,
     bootstrap: String,
+    /// What the start printed.
+    lines: Vec<u8>,
 }
 
 impl RealKafka {
@@ -59,7 +61,7 @@ impl RealKafka {
     }
 
     /// As [`start`](Self::start), with further options of `scripts/kafka start`: `--partitions`, `--auto-create`,
-    /// `--set KEY=VALUE`.
+    /// `--listener NAME=PROTOCOL`, `--scram USER=PASSWORD`, `--set KEY=VALUE`.
     ///
     /// # Errors
     ///
@@ -69,15 +71,33 @@ impl RealKafka {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let dir = env::temp_dir().join(format!("tidegate-kafka-{}-{number}", std::process::id()));
         // Made before it is started, so that a start that fails half-way is cleaned up by the drop.
-        let mut kafka = Self { dir, bootstrap: String::new() };
-        let lines = kafka.script("start", options)?;
-        kafka.bootstrap = field(&lines, "bootstrap")?;
+        let mut kafka = Self { dir, bootstrap: String::new(), lines: Vec::new() };
+        kafka.lines = kafka.script("start", options)?;
+        kafka.bootstrap = field(&kafka.lines, "bootstrap")?;
         Ok(kafka)
     }
 
     /// The address of its listener: `127.0.0.1:PORT`. It stays over restarts.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// The address of a further listener, by the name that it was started with. It stays over restarts.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError::Output`] when there is none of this name.
+    pub fn listener(&self, name: &str) -> Result<String, KafkaError> {
+        field(&self.lines, name)
+    }
+
+    /// Changes the password of a user who was started with `--scram`.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError::Script`] when Kafka refuses.
+    pub fn set_password(&self, user: &str, password: &str) -> Result<(), KafkaError> {
+        self.script("password", &[user, password]).map(drop)
     }
 
     /// The folder with its configuration, data and log.

@@ -104,11 +104,19 @@ impl CompiledSources {
     }
 
     /// Starts all of them. `embedded` is the address of the embedded log, where that is read.
-    pub(crate) fn start(self, settings: &Settings, embedded: Option<&str>, broker: &Broker) -> Sources {
+    ///
+    /// # Errors
+    /// What is wrong with a file for TLS or SASL, for a terminal.
+    pub(crate) fn start(
+        self,
+        settings: &Settings,
+        embedded: Option<&str>,
+        broker: &Broker,
+    ) -> Result<Sources, String> {
         let (stop, stopping) = watch::channel(false);
         let mut sources = Sources { stop, running: Vec::new() };
         for CompiledSource { settings: source, mapping, kafka } in self.0 {
-            let config = kafka_config(settings, &kafka, embedded);
+            let config = kafka_config(settings, &kafka, embedded)?;
             let reading = Source::start(config, source.source_config(), &Handle::current());
             let options =
                 InjectorOptions { rules: source.rules, patience: source.slow_subscriber_wait.get() };
@@ -123,7 +131,7 @@ impl CompiledSources {
                 task: tokio::spawn(carrier.run(reading)),
             });
         }
-        sources
+        Ok(sources)
     }
 }
 
@@ -142,13 +150,13 @@ fn circles<'a>(
     rules.map(|rule| rule.id.as_str())
 }
 
-fn kafka_config(settings: &Settings, name: &str, embedded: Option<&str>) -> Config {
-    match (settings.kafka.get(name), embedded) {
-        (Some(kafka), _) => sinks::kafka_config(kafka),
+fn kafka_config(settings: &Settings, name: &str, embedded: Option<&str>) -> Result<Config, String> {
+    Ok(match (settings.kafka.get(name), embedded) {
+        (Some(kafka), _) => sinks::kafka_config(name, kafka)?,
         (None, Some(bootstrap)) if name == EMBEDDED => sinks::embedded_config(bootstrap),
         // A name was checked when the source was compiled.
         (None, _) => Config::default(),
-    }
+    })
 }
 
 /// Sources that run.

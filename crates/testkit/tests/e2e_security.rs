@@ -1,0 +1,371 @@
+//! Who may write to Kafka, against a real Apache Kafka and the real binary: every way to log in, a password and
+//! certificates that change under load, and nothing lost by any of it.
+//!
+//! Needs Java 17 and, the first time, Maven; and the binary: `cargo build -p tidegate`.
+//!
+//! ```text
+//! cargo test -p tidegate-testkit --features e2e --test e2e_security -- --test-threads=1 --nocapture
+//! ```
+
+#![expect(clippy::unwrap_used, reason = "a test's devices have nobody else to tell")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
+use tidegate_testkit::kafka::RealKafka;
+use tidegate_testkit::process::{Launch, Tidegate};
+use tokio::time::{sleep, timeout};
+
+const TOPIC: &str = "main";
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a refused login may go unnoticed.
+const NOTICE: Duration = Duration::from_secs(5);
+/// Unsigned, for `tide`, until the year 2100: what a Kafka that is only tried out accepts.
+const TOKEN: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ0aWRlIiwiaWF0IjoxNzAwMDAwMDAwLCJleHAiOjQxMDI0NDQ4MDB9.";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_log_in_reaches_kafka_and_a_single_replica_is_warned_of() {
+    const COUNT: u32 = 100;
+    let files = Files::new();
+    let authority = Authority::new();
+    files.write_server(&authority);
+    files.write_client(&authority);
+    files.write("password", "gate\n");
+    files.write("token", TOKEN);
+    files.write("secret", "client-secret\n");
+    let endpoint = token_endpoint();
+    let own = files.clone();
+    let (kafka, sinks) = blocking(move || {
+        let (kafka, files) = (start_kafka(&own), own);
+        let sasl = kafka.listener("SASL").unwrap();
+        let password = format!("username = \"tide\"\npassword_file = \"{}\"", files.path("password"));
+        let login = |mechanism: &str, keys: &str| {
+            (sasl.clone(), format!("[kafka.NAME.sasl]\nmechanism = \"{mechanism}\"\n{keys}"))
+        };
+        let oauth = format!(
+            "token_endpoint = \"{endpoint}\"\nclient_id = \"tide\"\nclient_secret_file = \"{}\"",
+            files.path("secret")
+        );
+        let sinks = [
+            ("plain", login("plain", &password)),
+            ("scram256", login("scram-sha-256", &password)),
+            ("scram512", login("scram-sha-512", &password)),
+            ("token", login("oauthbearer", &format!("token_file = \"{}\"", files.path("token")))),
+            ("oauth", login("oauthbearer", &oauth)),
+            ("mtls", (kafka.listener("TLS").unwrap(), files.tls())),
+        ];
+        let sinks = sinks.map(|(name, (bootstrap, keys))| (name, bootstrap, keys.replace("NAME", name)));
+        (kafka, sinks)
+    })
+    .await;
+    let broker = start_broker(&sinks).await;
+    let mut device = Device::connect(&broker);
+    device.publish(COUNT).await;
+    drained(&broker).await;
+    let mut found: BTreeMap<String, usize> = BTreeMap::new();
+    for value in blocking(move || values(&kafka)).await {
+        *found.entry(value).or_default() += 1;
+    }
+    let expected = device.sent.iter().map(|message| (message.clone(), sinks.len())).collect();
+    assert_eq!(found, expected, "each message once through each of them");
+    let warned = broker.output().iter().filter(|line| line.contains("it has a single replica")).count();
+    assert_eq!(warned, sinks.len(), "once by each of them");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f8_a_changed_password_holds_records_and_says_so_until_its_file_changes() {
+    let files = Files::new();
+    let authority = Authority::new();
+    files.write_server(&authority);
+    files.write("password", "gate\n");
+    let (own, keys) = (
+        files.clone(),
+        format!(
+            "[kafka.main.sasl]\nmechanism = \"scram-sha-512\"\nusername = \"tide\"\npassword_file = \"{}\"",
+            files.path("password")
+        ),
+    );
+    let kafka = blocking(move || start_kafka(&own)).await;
+    let broker = start_broker(&[("main", kafka.listener("SASL").unwrap(), keys)]).await;
+    let mut device = Device::connect(&broker);
+    device.publish(200).await;
+
+    let kafka = blocking(move || {
+        kafka.set_password("tide", "new-password").unwrap();
+        // Kafka asks for the password when a connection begins.
+        kafka.kill().unwrap();
+        kafka.restart().unwrap();
+        kafka
+    })
+    .await;
+    let begun = Instant::now();
+    // The disk acknowledges what Kafka does not take.
+    device.publish(200).await;
+    said(&broker, "authentication failed", NOTICE).await;
+    assert!(begun.elapsed() < NOTICE, "{:?}", begun.elapsed());
+    assert!(metric(&broker, "tidegate_sink_up") < 0.5);
+    assert!(metric(&broker, "tidegate_sink_spill_records") > 0.5);
+
+    files.write("password", "new-password\n");
+    drained(&broker).await;
+    device.publish(200).await;
+    drained(&broker).await;
+    let begun = Instant::now();
+    while metric(&broker, "tidegate_sink_up") < 0.5 {
+        assert!(begun.elapsed() < NOTICE, "it flows, and says so");
+        sleep(Duration::from_millis(100)).await;
+    }
+    let secrets = ["new-password", "gate\""];
+    assert!(broker.output().iter().all(|line| !secrets.iter().any(|secret| line.contains(secret))));
+    let found = blocking(move || values(&kafka)).await;
+    assert_eq!(found, device.sent, "once, in order");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f23_new_certificates_on_both_sides_are_taken_without_a_restart() {
+    let files = Files::new();
+    let old = Authority::new();
+    files.write_server(&old);
+    files.write_client(&old);
+    let (own, keys) = (files.clone(), files.tls().replace("NAME", "main"));
+    let kafka = blocking(move || start_kafka(&own)).await;
+    let broker = start_broker(&[("main", kafka.listener("TLS").unwrap(), keys)]).await;
+    let mut device = Device::connect(&broker);
+    device.publish(200).await;
+
+    let new = Authority::new();
+    files.write_server(&new);
+    let kafka = blocking(move || {
+        kafka.kill().unwrap();
+        kafka.restart().unwrap();
+        kafka
+    })
+    .await;
+    device.publish(200).await;
+    said(&broker, "the node's certificate is refused", NOTICE).await;
+    files.write_client(&new);
+    drained(&broker).await;
+    device.publish(200).await;
+    drained(&broker).await;
+    let found = blocking(move || values(&kafka)).await;
+    assert_eq!(found, device.sent, "once, in order");
+}
+
+/// A Kafka with a listener for passwords and tokens, and one for certificates.
+fn start_kafka(files: &Files) -> RealKafka {
+    const SASL: &str = "listener.name.sasl";
+    const MODULES: &str = "org.apache.kafka.common.security";
+    let settings = [
+        format!("{SASL}.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER"),
+        format!(
+            "{SASL}.plain.sasl.jaas.config={MODULES}.plain.PlainLoginModule required user_tide=\"gate\";"
+        ),
+        format!("{SASL}.scram-sha-256.sasl.jaas.config={MODULES}.scram.ScramLoginModule required;"),
+        format!("{SASL}.scram-sha-512.sasl.jaas.config={MODULES}.scram.ScramLoginModule required;"),
+        format!(
+            "{SASL}.oauthbearer.sasl.jaas.config={MODULES}.oauthbearer.OAuthBearerLoginModule required \
+             unsecuredLoginStringClaim_sub=\"kafka\";"
+        ),
+        "listener.name.tls.ssl.keystore.type=PEM".to_owned(),
+        format!("listener.name.tls.ssl.keystore.location={}", files.path("server.pem")),
+        "listener.name.tls.ssl.truststore.type=PEM".to_owned(),
+        format!("listener.name.tls.ssl.truststore.location={}", files.path("server-ca.pem")),
+        "listener.name.tls.ssl.client.auth=required".to_owned(),
+    ];
+    let mut options =
+        vec!["--listener", "SASL=SASL_PLAINTEXT", "--listener", "TLS=SSL", "--scram", "tide=gate"];
+    options.extend(settings.iter().flat_map(|setting| ["--set", setting]));
+    let kafka = RealKafka::start_with(&options).expect("a real Kafka starts");
+    kafka.create_topic(TOPIC, 1, &[]).expect("the topic is created");
+    kafka
+}
+
+/// A broker that writes each message to the topic through all of these.
+async fn start_broker(sinks: &[(&'static str, String, String)]) -> Tidegate {
+    let sections = sinks.iter().map(|(name, bootstrap, keys)| {
+        format!("[kafka.{name}]\nbootstrap = [\"{bootstrap}\"]\nbuffer = \"16 MiB\"\n{keys}\n")
+    });
+    let outputs = sinks
+        .iter()
+        .map(|(name, ..)| format!("[[rules.outputs]]\nkafka = \"{name}\"\ntopic = \"{TOPIC}\"\n"));
+    let rule = "[[rules]]\nid = \"all\"\nsql = 'SELECT * FROM \"t/#\"'\n".to_owned();
+    let config: String = sections.chain([rule]).chain(outputs).collect();
+    blocking(move || Launch::new(config).start().expect("the broker starts")).await
+}
+
+/// All values of the topic, in order, as Kafka's own consumer reads them.
+fn values(kafka: &RealKafka) -> Vec<String> {
+    let records = kafka.records(TOPIC).unwrap();
+    records.into_iter().map(|record| String::from_utf8(record.value).unwrap()).collect()
+}
+
+fn metric(broker: &Tidegate, name: &str) -> f64 {
+    let (_, body) = broker.http_get("/metrics").unwrap();
+    let lines = body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Waits until Kafka has all that the broker holds.
+async fn drained(broker: &Tidegate) {
+    let begun = Instant::now();
+    while metric(broker, "tidegate_sink_records_held") + metric(broker, "tidegate_sink_spill_records") > 0.5 {
+        assert!(begun.elapsed() < PATIENCE, "not drained");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn said(broker: &Tidegate, what: &str, limit: Duration) {
+    let begun = Instant::now();
+    while !broker.output().iter().any(|line| line.contains(what)) {
+        assert!(begun.elapsed() < limit, "the log does not say: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// One client, and what it has published.
+struct Device {
+    client: AsyncClient,
+    events: EventLoop,
+    sent: Vec<String>,
+}
+
+impl Device {
+    fn connect(broker: &Tidegate) -> Self {
+        let mut options = MqttOptions::new("device", "127.0.0.1", broker.mqtt().port());
+        options.set_inflight(100);
+        let (client, events) = AsyncClient::new(options, 1000);
+        Self { client, events, sent: Vec::new() }
+    }
+
+    /// Publishes so many messages and waits until all are acknowledged.
+    async fn publish(&mut self, count: u32) {
+        for _ in 0..count {
+            let message = format!("message {}", self.sent.len());
+            self.client.publish("t/x", QoS::AtLeastOnce, false, message.clone()).await.unwrap();
+            self.sent.push(message);
+        }
+        let mut acknowledged = 0;
+        while acknowledged < count {
+            let event = timeout(PATIENCE, self.events.poll()).await.unwrap().unwrap();
+            acknowledged += u32::from(matches!(event, Event::Incoming(Packet::PubAck(_))));
+        }
+    }
+}
+
+/// Gives the same token to whoever asks, from a thread of its own that ends with the process.
+fn token_endpoint() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/token", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            while !request.windows(10).any(|window| window == b"grant_type") {
+                let mut chunk = [0; 1024];
+                let count = stream.read(&mut chunk).unwrap();
+                request.extend_from_slice(&chunk[..count]);
+            }
+            let body = format!("{{\"access_token\": \"{TOKEN}\", \"expires_in\": 300}}");
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).unwrap();
+        }
+    });
+    url
+}
+
+/// Another one each time.
+fn number() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    COUNT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The files of one test, deleted with it.
+#[derive(Clone)]
+struct Files(Arc<Folder>);
+
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Files {
+    fn new() -> Self {
+        let number = number();
+        let path = std::env::temp_dir().join(format!("tidegate-secrets-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(Arc::new(Folder(path)))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.0.join(name).display().to_string()
+    }
+
+    fn write(&self, name: &str, contents: &str) {
+        fs::write(self.0.0.join(name), contents).unwrap();
+    }
+
+    /// What Kafka shows, and whom it trusts.
+    fn write_server(&self, authority: &Authority) {
+        let (certificate, key) = authority.sign("127.0.0.1");
+        self.write("server.pem", &(key + &certificate));
+        self.write("server-ca.pem", &authority.pem);
+    }
+
+    /// What the broker shows, and whom it trusts.
+    fn write_client(&self, authority: &Authority) {
+        let (certificate, key) = authority.sign("tidegate");
+        self.write("own.pem", &certificate);
+        self.write("own.key", &key);
+        self.write("ca.pem", &authority.pem);
+    }
+
+    fn tls(&self) -> String {
+        format!(
+            "[kafka.NAME.tls]\nca_file = \"{}\"\ncertificate_file = \"{}\"\nkey_file = \"{}\"",
+            self.path("ca.pem"),
+            self.path("own.pem"),
+            self.path("own.key")
+        )
+    }
+}
+
+/// Signs certificates.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        // Two authorities of one name would be taken for each other.
+        params.distinguished_name.push(DnType::CommonName, format!("authority {}", number()));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    /// A certificate for this name, and its key, in PEM.
+    fn sign(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
