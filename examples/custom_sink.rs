@@ -37,6 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             headers: Vec::new(),
             default_headers: true,
         }],
+        republishes: Vec::new(),
     };
     let metrics = Metrics::register(&prometheus::Registry::new())?;
     let broker = Broker::start(Config::default(), vec![rule], metrics)?;

@@ -3,6 +3,7 @@
 mod error;
 mod kafka;
 mod listeners;
+mod outputs;
 mod sources;
 mod topics;
 mod units;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use error::{ConfigErrors, did_you_mean};
 pub(crate) use kafka::{SaslSettings, TlsSettings};
 pub(crate) use listeners::{AuthenticationSettings, ListenerSettings};
+pub(crate) use outputs::{OutputKind, OutputSettings, RuleEngineSettings};
 pub(crate) use sources::{SourceSettings, UnsafeCharacters};
 pub(crate) use topics::TopicRules;
 use topics::{
@@ -66,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) store: StoreSettings,
     /// What goes where. Without any, `#` goes to the topic `mqtt`.
     pub(crate) rules: Vec<RuleSettings>,
+    /// What rules may use, and where they keep what they remember.
+    pub(crate) rule_engine: RuleEngineSettings,
     /// What comes from Kafka.
     pub(crate) sources: Vec<SourceSettings>,
     /// How the process speaks of itself.
@@ -89,6 +93,7 @@ impl Default for Settings {
             embedded_log: EmbeddedLogSettings::default(),
             store: StoreSettings::default(),
             rules: Vec::new(),
+            rule_engine: RuleEngineSettings::default(),
             sources: Vec::new(),
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
@@ -353,28 +358,6 @@ pub(crate) enum AckSettings {
     Received,
 }
 
-/// `[[rules.outputs]]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct OutputSettings {
-    /// A name from `[kafka.NAME]`, or `embedded`. May be left out where there is one.
-    #[serde(default)]
-    pub(crate) kafka: Option<String>,
-    pub(crate) topic: String,
-    #[serde(default)]
-    pub(crate) key: Option<String>,
-    #[serde(default)]
-    pub(crate) value: Option<String>,
-    #[serde(default)]
-    pub(crate) headers: BTreeMap<String, String>,
-    #[serde(default = "yes")]
-    pub(crate) default_headers: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
 /// `[log]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -474,14 +457,7 @@ impl Settings {
             id: "everything".to_owned(),
             sql: "SELECT * FROM \"#\"".to_owned(),
             ack: AckSettings::default(),
-            outputs: vec![OutputSettings {
-                kafka: None,
-                topic: "mqtt".to_owned(),
-                key: None,
-                value: None,
-                headers: BTreeMap::new(),
-                default_headers: true,
-            }],
+            outputs: vec![OutputSettings { topic: Some("mqtt".to_owned()), ..OutputSettings::default() }],
         }]
     }
 
@@ -535,7 +511,7 @@ mod tests {
     fn an_empty_file_means_the_defaults() {
         let settings = load("").unwrap();
         assert_eq!(settings.listeners["tcp"].bind.to_string(), "127.0.0.1:1883");
-        assert_eq!(settings.rules_or_default()[0].outputs[0].topic, "mqtt");
+        assert_eq!(settings.rules_or_default()[0].outputs[0].topic.as_deref(), Some("mqtt"));
     }
 
     #[test]

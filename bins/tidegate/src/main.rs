@@ -3,6 +3,7 @@
 mod authentication;
 mod cli;
 mod config;
+mod console;
 mod http;
 mod logging;
 mod passwd;

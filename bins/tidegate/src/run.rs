@@ -7,7 +7,7 @@ use prometheus::Registry;
 use tidegate_broker::{Broker, ListenerOptions, Metrics, Tcp};
 use tidegate_kafka::{AckPolicy, Producer};
 use tidegate_minikafka::MiniKafka;
-use tidegate_sink::Feed;
+use tidegate_sink::{Discard, Feed};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use crate::authentication::Methods;
 use crate::cli::ConfigArgs;
 use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, Settings};
-use crate::rules::CompiledRules;
+use crate::console::Console;
+use crate::rules::{CompiledRules, Destination};
 use crate::sinks::SinkCollector;
 use crate::sources::{CompiledSources, Sources};
 use crate::store::StoreCollector;
@@ -74,7 +75,17 @@ async fn serve(
 
     announce(&settings, (&rules, &sources), &listeners, embedded.as_ref());
     let feeds = feeds(&producers);
-    let bindings = rules.bind(|name, policy| Arc::clone(&feeds[&(name, policy)]));
+    let console = if rules.use_console() {
+        Some(Console::start(&registry).map_err(|error| format!("error: console: {error}"))?)
+    } else {
+        None
+    };
+    let nowhere: Arc<dyn Feed> = Arc::new(Discard::new());
+    let bindings = rules.bind(|destination| match (destination, &console) {
+        (Destination::Kafka(name, policy), _) => Arc::clone(&feeds[&(name, policy)]),
+        (Destination::Console, Some(console)) => Arc::clone(console) as Arc<dyn Feed>,
+        (Destination::Console | Destination::Discard, _) => Arc::clone(&nowhere),
+    });
     let config = sinks::broker_config(&settings, max_connections);
     let broker = Broker::start_with_store(config, bindings, metrics, store, recovered)
         .map_err(|error| format!("error: rules: {error}"))?;

@@ -58,6 +58,8 @@ pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Conf
         retained: settings.retained.limits(),
         delayed: settings.delayed.limits(),
         sys_interval: (!sys_interval.is_zero()).then_some(sys_interval),
+        node_name: settings.rule_engine.node.clone(),
+        rules: settings.rule_engine.options(),
         ..Config::default()
     }
 }

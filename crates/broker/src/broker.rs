@@ -1,28 +1,32 @@
 //! The broker: what all connections share, and the handle that an embedder holds.
 
 use std::io;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tidegate_codec::{Decoder, Publish, ReasonCode};
-use tidegate_rules::DuplicateRuleId;
+use tidegate_rules::{Event, EventKind};
 use tidegate_session::{Change, DueWill, Limits, Message};
 use tidegate_store::{Recovered, Store, Volatile};
 use tidegate_topic::TopicName;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 
 use crate::config::{Config, ListenerOptions};
 use crate::connection::Serve;
 use crate::delayed::DelayedMessages;
+use crate::engine::{Engine, RulesError};
 use crate::entry::{Entry, Kick};
 use crate::fanout::{Fanout, Outgoing};
 use crate::listener::{ACCEPT_PAUSE, Listener, Peer};
 use crate::metrics::Metrics;
-use crate::pipeline::{Origin, Pipeline, RuleBinding, Ruled, Stalled};
+use crate::pipeline::{Lineage, Origin, Pipeline, Republished, RuleBinding, Ruled, Stalled};
 use crate::receive::{Refused, Resolve};
 use crate::registry::Registry;
+use crate::remembered;
 use crate::retained::Retained;
 use crate::timers::Timers;
 use crate::turn::RuleWork;
@@ -53,9 +57,18 @@ pub(crate) struct Core {
     /// The most sessions that were online at one time.
     pub(crate) most_online: AtomicI64,
     pipeline: ArcSwap<Pipeline>,
+    /// The kinds of events that some rule listens to, as [`Pipeline::listening`].
+    listening: AtomicU32,
+    /// One task for each rule that remembers.
+    keepers: Mutex<Keepers>,
     open_connections: AtomicUsize,
     last_closed: Notify,
     stopping: watch::Sender<bool>,
+}
+
+struct Keepers {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
 }
 
 /// What became of a message.
@@ -73,11 +86,11 @@ impl Broker {
     /// sessions, delayed messages, expired retained messages, and `$SYS`.
     ///
     /// # Errors
-    /// When two rules have one id.
+    /// When two rules have one id, or what rules remember can't be kept.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(config: Config, rules: Vec<RuleBinding>, metrics: Metrics) -> Result<Self, DuplicateRuleId> {
+    pub fn start(config: Config, rules: Vec<RuleBinding>, metrics: Metrics) -> Result<Self, RulesError> {
         Self::start_with_store(config, rules, metrics, Arc::new(Volatile::default()), Recovered::default())
     }
 
@@ -89,7 +102,7 @@ impl Broker {
     /// limits of each listener.
     ///
     /// # Errors
-    /// When two rules have one id.
+    /// When two rules have one id, or what rules remember can't be kept.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -99,8 +112,9 @@ impl Broker {
         metrics: Metrics,
         store: Arc<dyn Store>,
         recovered: Recovered,
-    ) -> Result<Self, DuplicateRuleId> {
-        let pipeline = Pipeline::new(rules, &metrics)?;
+    ) -> Result<Self, RulesError> {
+        let engine = Arc::new(Engine::open(&config.node_name, config.rules.clone())?);
+        let pipeline = Pipeline::new(rules, &metrics, &engine, None)?;
         let core = Arc::new(Core {
             metrics,
             store,
@@ -112,12 +126,15 @@ impl Broker {
             most_online: AtomicI64::new(0),
             config,
             timers: Timers::new(),
+            listening: AtomicU32::new(pipeline.listening()),
             pipeline: ArcSwap::from_pointee(pipeline),
+            keepers: Mutex::new(Keepers { stop: watch::Sender::new(false), tasks: JoinSet::new() }),
             open_connections: AtomicUsize::new(0),
             last_closed: Notify::new(),
             stopping: watch::Sender::new(false),
         });
         core.restore(recovered);
+        core.keep_states();
         spawn_until_stopped(&core, watch_timers(Arc::clone(&core)));
         spawn_until_stopped(&core, Arc::clone(&core).publish_delayed());
         spawn_until_stopped(&core, Arc::clone(&core).sweep_retained());
@@ -127,14 +144,30 @@ impl Broker {
         Ok(Self { core })
     }
 
-    /// Replaces all rules at once. A message is handled by the old set or by the new one, never by a mixture.
+    /// Replaces all rules at once. A message is handled by the old set or by the new one, never by a mixture. A rule
+    /// with the id and text of an old one goes on with what that remembers.
     ///
     /// # Errors
-    /// When two rules have one id; the old set stays.
-    pub fn replace_rules(&self, rules: Vec<RuleBinding>) -> Result<(), DuplicateRuleId> {
-        let pipeline = Pipeline::new(rules, &self.core.metrics)?;
-        self.core.pipeline.store(Arc::new(pipeline));
+    /// When two rules have one id, or what a rule remembered can't be read; the old set stays.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn replace_rules(&self, rules: Vec<RuleBinding>) -> Result<(), RulesError> {
+        let core = &self.core;
+        let before = core.pipeline.load_full();
+        let pipeline = Pipeline::new(rules, &core.metrics, before.engine(), Some(&before))?;
+        core.listening.store(pipeline.listening(), Ordering::Relaxed);
+        core.pipeline.store(Arc::new(pipeline));
+        core.keep_states();
         Ok(())
+    }
+
+    /// Tells rules of something that happened outside the broker, such as an alarm. Nobody waits for what they make of
+    /// it: a record that finds no room is dropped and counted.
+    pub fn raise(&self, event: &Event<'_>) {
+        if self.core.wants(event.kind) {
+            self.core.raise(event, &mut RuleWork::default());
+        }
     }
 
     /// Serves connections from `listener` until [`Broker::shutdown`]. Each runs as a task of its own.
@@ -174,17 +207,27 @@ impl Broker {
     }
 
     /// Stops accepting, lets each conversation settle what is in flight (at most [`Config::drain_timeout`]), tells 5.0
-    /// clients, and returns when the last connection is closed. Sessions at rest stay in memory.
+    /// clients, and returns when the last connection is closed and what rules remember is saved. Sessions at rest stay
+    /// in memory.
     pub async fn shutdown(&self) {
         self.core.stopping.send_replace(true);
         loop {
             let closed = self.core.last_closed.notified();
             self.core.registry.for_each(|entry| entry.kick(Kick::Shutdown));
             if self.core.open_connections.load(Ordering::Acquire) == 0 {
-                return;
+                break;
             }
             // A connection that had no session yet at the last look is asked again.
             let _ = tokio::time::timeout(Duration::from_millis(100), closed).await;
+        }
+        let mut tasks = {
+            let mut keepers = self.core.keepers.lock();
+            keepers.stop.send_replace(true);
+            std::mem::take(&mut keepers.tasks)
+        };
+        while tasks.join_next().await.is_some() {}
+        if let Some(files) = self.core.pipeline.load().engine().files() {
+            files.release();
         }
     }
 
@@ -248,7 +291,8 @@ impl Core {
         listener.limits.as_ref().unwrap_or(&self.config.limits)
     }
 
-    /// The whole way of one message: the retained tree, rules and their destinations, the subscribers.
+    /// The whole way of one message, and of those that rules make of it: the retained tree, rules and their
+    /// destinations, the subscribers.
     pub(crate) fn route(
         &self,
         origin: &Origin<'_>,
@@ -257,6 +301,76 @@ impl Core {
         work: &mut RuleWork,
         now: Instant,
     ) -> Routed {
+        let mut ruled = Ruled::new(origin.settle);
+        let clients = self.route_one(origin, topic, publish, Lineage::default(), work, now, &mut ruled);
+        self.publish_republished(origin, &mut ruled, work);
+        ruled.complete();
+        let receivers = match clients {
+            Err(refused) => return self.refuse(refused),
+            Ok(receivers) => receivers,
+        };
+        let answer = match (ruled.waits, ruled.selected + receivers) {
+            (true, _) => None,
+            (false, 0) => Some(ReasonCode::NoMatchingSubscribers),
+            (false, _) => Some(ReasonCode::Success),
+        };
+        Routed { answer, receivers, stalled: ruled.stalled }
+    }
+
+    /// Publishes what rules made, and what rules make of that. Ends, because each message has one hop more than the one
+    /// that it was made of, and because their number is bounded.
+    pub(crate) fn publish_republished(
+        &self,
+        origin: &Origin<'_>,
+        ruled: &mut Ruled<'_>,
+        work: &mut RuleWork,
+    ) {
+        // It is no message of the session that published the first one: No Local does not concern it.
+        let origin = Origin { entry: None, can_be_refused: false, mount: None, ..*origin };
+        while let Some(Republished { message, lineage }) = ruled.next_republished() {
+            let now = now();
+            let publish = message.as_publish(now);
+            let Ok(topic) = TopicName::parse(publish.topic) else { continue };
+            // It can't be refused: what can't be retained is counted.
+            let _ = self.route_one(&origin, topic, &publish, lineage, work, now, ruled);
+        }
+    }
+
+    /// Whether some rule listens to events of that kind: one look at a flag.
+    pub(crate) fn wants(&self, kind: EventKind) -> bool {
+        self.listening.load(Ordering::Relaxed) & 1 << kind as u32 != 0
+    }
+
+    /// Runs the rules that listen to an event. Waits for nothing.
+    pub(crate) fn raise(&self, event: &Event<'_>, work: &mut RuleWork) {
+        let mut ruled = Ruled::new(None);
+        let mut event = *event;
+        event.timestamp_ms = wall_clock_ms();
+        self.pipeline.load().run_event(&event, work, &mut ruled);
+        let origin =
+            Origin { username: event.username, peer: event.peer, ..Origin::unattended(event.client_id) };
+        self.publish_republished(&origin, &mut ruled, work);
+        work.touched.flush();
+        if let Some(stalled) = ruled.stalled {
+            self.metrics.event_records_dropped.inc_by(stalled.len() as u64);
+        }
+    }
+
+    /// Hands a message to all who want it and returns how many clients do.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a message, where it comes from, and the buffers of the turn"
+    )]
+    fn route_one(
+        &self,
+        origin: &Origin<'_>,
+        topic: TopicName<'_>,
+        publish: &Publish<'_>,
+        lineage: Lineage,
+        work: &mut RuleWork,
+        now: Instant,
+        ruled: &mut Ruled<'_>,
+    ) -> Result<usize, Refused> {
         let mut message = None;
         if publish.retain {
             let kept = message.insert(Arc::new(Message::from_publish(topic.as_str(), publish, now)));
@@ -265,27 +379,37 @@ impl Core {
                 Err(not_kept) => {
                     self.metrics.not_retained.with_label_values(&[not_kept.name()]).inc();
                     if origin.can_be_refused && publish.packet_id.is_some() {
-                        return self.refuse(Refused::RetainedFull);
+                        return Err(Refused::RetainedFull);
                     }
                 }
             }
             self.count_retained();
         }
-        let ruled = if origin.is_for_rules {
-            self.pipeline.load().run(origin, publish, wall_clock_ms(), work)
-        } else {
-            Ruled::default()
-        };
+        if origin.is_for_rules {
+            self.pipeline.load().run(origin, publish, lineage, wall_clock_ms(), work, ruled);
+        }
         let outgoing = Outgoing { entry: origin.entry, client_id: origin.client_id, topic, publish };
         let taken = self.fanout.deliver(&outgoing, &mut message, now, &self.metrics);
         work.commit = work.commit.max(taken.commit);
         self.metrics.delivered.inc_by(taken.clients as u64);
-        let answer = match (ruled.waits, ruled.selected + taken.clients) {
-            (true, _) => None,
-            (false, 0) => Some(ReasonCode::NoMatchingSubscribers),
-            (false, _) => Some(ReasonCode::Success),
-        };
-        Routed { answer, receivers: taken.clients, stalled: ruled.stalled }
+        Ok(taken.clients)
+    }
+
+    /// Starts a task for each rule that remembers, in place of those of the rules before.
+    fn keep_states(self: &Arc<Self>) {
+        let mut keepers = self.keepers.lock();
+        let pipeline = self.pipeline.load_full();
+        let old = std::mem::replace(&mut keepers.stop, watch::Sender::new(false));
+        old.send_replace(true);
+        let mut old_tasks = std::mem::take(&mut keepers.tasks);
+        for (position, remembered) in pipeline.remembering() {
+            let (core, pipeline, remembered) =
+                (Arc::clone(self), Arc::clone(&pipeline), Arc::clone(remembered));
+            let stop = keepers.stop.subscribe();
+            keepers.tasks.spawn(remembered::keep(core, pipeline, position, remembered, stop));
+        }
+        // Each ends when it has saved what it left, beside the one that takes over.
+        old_tasks.detach_all();
     }
 
     /// Publishes the will of the client of `entry`. Waits where a destination is full.
@@ -332,6 +456,6 @@ pub(crate) fn now() -> Instant {
 }
 
 /// Milliseconds since the Unix epoch.
-fn wall_clock_ms() -> i64 {
+pub(crate) fn wall_clock_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

@@ -9,6 +9,7 @@ use crate::access::DenyList;
 use crate::authentication::AuthenticationMethods;
 use crate::auto_subscribe::AutoSubscription;
 use crate::delayed::DelayedLimits;
+use crate::engine::RuleOptions;
 use crate::mount::Mountpoint;
 use crate::response_information::ResponseInformation;
 use crate::retained::RetainedLimits;
@@ -62,6 +63,10 @@ pub struct Config {
     /// Whether clients are sent to another server instead of being served. Which one says
     /// [`Limits::server_reference`], which they are told at a shutdown as well.
     pub redirect: Option<Redirect>,
+    /// The broker's name: what rules read in the column `node`.
+    pub node_name: String,
+    /// What rules may use, and where they keep what they remember.
+    pub rules: RuleOptions,
 }
 
 /// How clients are sent to another server.
@@ -106,6 +111,8 @@ impl Default for Config {
             sys_interval: Some(Duration::from_mins(1)),
             response_information: None,
             redirect: None,
+            node_name: "tidegate".to_owned(),
+            rules: RuleOptions::default(),
         }
     }
 }

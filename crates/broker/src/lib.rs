@@ -46,7 +46,8 @@
 //! # Main types
 //!
 //! - [`Broker`]: the handle; [`Config`] and [`Metrics`] go into it.
-//! - [`RuleBinding`] and [`Output`]: a compiled rule and where its rows go; [`AckMode`]: what a PUBACK waits for.
+//! - [`RuleBinding`], [`Output`] and [`Republish`]: a compiled rule and what becomes of its rows; [`AckMode`]: what a
+//!   PUBACK waits for; [`RuleOptions`]: what rules may use, and where they keep what they remember.
 //! - [`Injector`]: publishes what the embedding program has to say, and waits for subscribers that are behind.
 //! - [`Listener`]: where connections come from; [`Tcp`] is in the box. [`ListenerOptions`] holds for its clients.
 //! - [`AuthenticationMethod`]: a method of enhanced authentication; [`ScramSha256`] is in the box.
@@ -60,6 +61,7 @@ mod broker;
 mod config;
 mod connection;
 mod delayed;
+mod engine;
 mod entry;
 mod fanout;
 mod injector;
@@ -74,13 +76,16 @@ mod place;
 mod reauthentication;
 mod receive;
 mod registry;
+mod remembered;
 mod replay;
+mod republish;
 mod response_information;
 mod retained;
 mod rewrite;
 mod scram;
 mod setting;
 mod shared;
+mod state_files;
 mod subscribing;
 mod sys;
 mod takeover;
@@ -95,15 +100,18 @@ pub use auto_subscribe::AutoSubscription;
 pub use broker::Broker;
 pub use config::{Config, ListenerOptions, Redirect};
 pub use delayed::DelayedLimits;
+pub use engine::{RuleOptions, RulesError};
 pub use injector::{Injected, Injection, Injector, InjectorOptions, NotPublished, NotSafe};
 pub use listener::{ACCEPT_PAUSE, Listener, Peer, Tcp};
 pub use metrics::Metrics;
 pub use mount::Mountpoint;
 pub use pipeline::{AckMode, Output, RuleBinding};
+pub use republish::{MAX_HOPS, MAX_REPUBLISHED, Republish, RepublishProperties};
 pub use response_information::ResponseInformation;
 pub use retained::RetainedLimits;
 pub use rewrite::{Rewrite, RewriteScope};
 pub use scram::ScramSha256;
 pub use setting::InvalidSetting;
 pub use shared::SharedStrategy;
+pub use state_files::StateFileError;
 pub use tidegate_codec::{QoS, RetainHandling, SubscribeOptions, UserProperties};

@@ -1,7 +1,9 @@
 //! What the broker counts, in Prometheus' types. The embedder hands in the registry; no label is a client id or a topic.
 
 use prometheus::core::Collector;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 use tidegate_codec::ReasonCode;
 use tidegate_session::Dropped;
 use tidegate_sink::Rejection;
@@ -31,9 +33,12 @@ pub struct Metrics {
     pub(crate) dropped: IntCounterVec,
     pub(crate) redispatched: IntCounter,
     pub(crate) stalls: IntCounter,
+    pub(crate) rule_matched: IntCounterVec,
     pub(crate) rule_passed: IntCounterVec,
     pub(crate) rule_no_match: IntCounterVec,
     pub(crate) rule_failed: IntCounterVec,
+    pub(crate) rule_evaluation: HistogramVec,
+    pub(crate) event_records_dropped: IntCounter,
     pub(crate) rejected: IntCounterVec,
 }
 
@@ -138,6 +143,13 @@ impl Metrics {
                 "tidegate_publisher_stalls_total",
                 "Times a connection stopped reading because a sink had no room.",
             )?,
+            rule_matched: counter_vec(
+                registry,
+                "tidegate_rule_matched_total",
+                "Messages and other events that a rule's FROM asks for: the sum of those that passed, did not match, \
+                 and failed.",
+                &["rule"],
+            )?,
             rule_passed: counter_vec(
                 registry,
                 "tidegate_rule_passed_total",
@@ -147,14 +159,29 @@ impl Metrics {
             rule_no_match: counter_vec(
                 registry,
                 "tidegate_rule_no_match_total",
-                "Events on a rule's topics for which its WHERE was false.",
+                "Events that a rule did not select: its WHERE was false, or DEDUP or SAMPLE held them back.",
                 &["rule"],
             )?,
             rule_failed: counter_vec(
                 registry,
                 "tidegate_rule_failed_total",
-                "Events for which a rule could not be evaluated.",
-                &["rule"],
+                "Events for which a rule could not be evaluated, and rows that could not be made into what an output \
+                 takes, by reason.",
+                &["rule", "reason"],
+            )?,
+            rule_evaluation: {
+                let options = HistogramOpts::new(
+                    "tidegate_rule_evaluation_seconds",
+                    "Time of one evaluation of a rule for one event, without what its outputs do. One evaluation of 64 \
+                     is measured.",
+                );
+                let buckets = vec![5e-7, 1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 2e-2];
+                register(registry, HistogramVec::new(options.buckets(buckets), &["rule"])?)?
+            },
+            event_records_dropped: counter(
+                registry,
+                "tidegate_event_records_dropped_total",
+                "Records of events that are no messages for which a sink had no room: nobody waits for them.",
             )?,
             rejected: counter_vec(
                 registry,
@@ -169,18 +196,31 @@ impl Metrics {
 /// The counters of one rule.
 #[derive(Debug, Clone)]
 pub(crate) struct RuleMetrics {
+    rule: Box<str>,
+    pub(crate) matched: IntCounter,
     pub(crate) passed: IntCounter,
     pub(crate) no_match: IntCounter,
-    pub(crate) failed: IntCounter,
+    pub(crate) evaluation: Histogram,
+    failed: IntCounterVec,
+}
+
+impl RuleMetrics {
+    /// Counts a failure. Reasons are names of the code, so the label is bounded.
+    pub(crate) fn count_failure(&self, reason: &str) {
+        self.failed.with_label_values(&[&*self.rule, reason]).inc();
+    }
 }
 
 impl Metrics {
     /// The counters of the rule `id`. Rule ids come from the configuration, so the label is bounded.
     pub(crate) fn rule(&self, id: &str) -> RuleMetrics {
         RuleMetrics {
+            rule: id.into(),
+            matched: self.rule_matched.with_label_values(&[id]),
             passed: self.rule_passed.with_label_values(&[id]),
             no_match: self.rule_no_match.with_label_values(&[id]),
-            failed: self.rule_failed.with_label_values(&[id]),
+            evaluation: self.rule_evaluation.with_label_values(&[id]),
+            failed: self.rule_failed.clone(),
         }
     }
 

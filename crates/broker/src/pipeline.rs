@@ -5,20 +5,24 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 use tidegate_codec::{Publish, PublishProperties};
 use tidegate_rules::{
-    CompileError, DuplicateRuleId, Event, Missing, Outcome, Properties, Property, Rendered, Row, Rule,
-    RuleSet, Template,
+    CompileError, Event, EventKind, Missing, Outcome, Properties, Property, Rendered, Row, Rule, RuleSet,
+    Template,
 };
-use tidegate_session::Token;
+use tidegate_session::{Message, Token};
 use tidegate_sink::{Ack, Feed, Offer, OwnedRecord, Record, Settle};
 
+use crate::engine::{Engine, RulesError};
 use crate::entry::Entry;
 use crate::joint::Joint;
 use crate::metrics::{Metrics, RuleMetrics};
 use crate::mount::Mountpoint;
+use crate::remembered::Remembered;
+use crate::republish::{MAX_HOPS, MAX_REPUBLISHED, Republish};
 use crate::turn::RuleWork;
 
 /// When a QoS 1 or 2 message that a rule selects is acknowledged to its publisher.
@@ -39,6 +43,8 @@ pub struct RuleBinding {
     pub ack: AckMode,
     /// Where each of its rows goes.
     pub outputs: Vec<Output>,
+    /// Messages that each of its rows becomes.
+    pub republishes: Vec<Republish>,
 }
 
 /// A destination of a rule's rows, and how a row becomes a record.
@@ -47,13 +53,14 @@ pub struct Output {
     pub feed: Arc<dyn Feed>,
     /// The destination's topic. A row that lacks a column which it names fails.
     pub topic: Template,
-    /// The record's key; `None` is the publisher's client id.
+    /// The record's key; `None` is the client id of the event, where it has one.
     pub key: Option<Template>,
-    /// The record's value; `None` is the payload where the row has it, and otherwise the whole row as JSON.
+    /// The record's value; `None` is the payload where every row has it, and otherwise the whole row as JSON.
     pub value: Option<Template>,
     /// Further headers.
     pub headers: Vec<(String, Template)>,
-    /// Whether the MQTT topic, client id, QoS and the user properties become headers.
+    /// Whether the MQTT topic, client id, QoS and the user properties become headers, and the name of the event where
+    /// the rule reads others than messages.
     pub default_headers: bool,
 }
 
@@ -63,16 +70,20 @@ impl std::fmt::Debug for Output {
     }
 }
 
-/// All rules of a broker. Immutable: a reload replaces it whole.
+/// All rules of a broker. Immutable, but for what rules remember: a reload replaces it whole.
 pub(crate) struct Pipeline {
     rules: RuleSet,
     bindings: Vec<Bound>,
+    engine: Arc<Engine>,
 }
 
 struct Bound {
     ack: AckMode,
     outputs: Vec<Output>,
+    republishes: Vec<Republish>,
     metrics: RuleMetrics,
+    /// Of a rule that remembers. The others take no lock.
+    remembered: Option<Arc<Remembered>>,
 }
 
 /// Where a message comes from.
@@ -92,29 +103,114 @@ pub(crate) struct Origin<'a> {
     pub(crate) is_for_rules: bool,
 }
 
-/// What the rules made of a message.
-#[derive(Default)]
-pub(crate) struct Ruled {
+/// What the rules made of a message, and of what it was republished as.
+pub(crate) struct Ruled<'a> {
     /// Rules that selected it.
     pub(crate) selected: usize,
     /// Whether the publisher's acknowledgement waits for records.
     pub(crate) waits: bool,
     /// Records that found no room.
     pub(crate) stalled: Option<Box<Stalled>>,
+    /// Messages that rules made and nobody has published yet.
+    republished: VecDeque<Republished>,
+    /// How many there were.
+    republished_ever: usize,
+    acks: Acks<'a>,
+}
+
+/// A message that a rule made.
+pub(crate) struct Republished {
+    pub(crate) message: Arc<Message>,
+    pub(crate) lineage: Lineage,
+}
+
+/// How a message came to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Lineage {
+    /// Rules that republished it, one after the other.
+    pub(crate) hops: u8,
+    /// It began with an event that was no message: it causes no further events, so that none can cause itself.
+    pub(crate) is_quiet: bool,
+}
+
+impl<'a> Ruled<'a> {
+    /// Nothing yet. Whoever `settle` names waits for what the rules make.
+    pub(crate) fn new(settle: Option<(&'a Arc<dyn Settle>, Token)>) -> Self {
+        Self {
+            selected: 0,
+            waits: false,
+            stalled: None,
+            republished: VecDeque::new(),
+            republished_ever: 0,
+            acks: Acks { settle, joint: None, only: true },
+        }
+    }
+
+    /// The next message to publish.
+    pub(crate) fn next_republished(&mut self) -> Option<Republished> {
+        self.republished.pop_front()
+    }
+
+    /// Nothing more is made of the message.
+    pub(crate) fn complete(&mut self) {
+        if let Some(joint) = self.acks.joint.take() {
+            joint.complete();
+        }
+    }
 }
 
 impl Pipeline {
-    pub(crate) fn new(bindings: Vec<RuleBinding>, metrics: &Metrics) -> Result<Self, DuplicateRuleId> {
+    /// The rules with their destinations. What rules of `before` remember goes on in those that have the same id and
+    /// text.
+    pub(crate) fn new(
+        bindings: Vec<RuleBinding>,
+        metrics: &Metrics,
+        engine: &Arc<Engine>,
+        before: Option<&Self>,
+    ) -> Result<Self, RulesError> {
         let mut rules = Vec::with_capacity(bindings.len());
         let mut bound = Vec::with_capacity(bindings.len());
-        for RuleBinding { rule, ack, mut outputs } in bindings {
+        for RuleBinding { rule, ack, mut outputs, mut republishes } in bindings {
             for output in &mut outputs {
                 output.value.get_or_insert_with(|| default_value(&rule));
             }
-            bound.push(Bound { ack, outputs, metrics: metrics.rule(rule.id()) });
+            for republish in &mut republishes {
+                republish.payload.get_or_insert_with(|| default_value(&rule));
+            }
+            let remembered = match before.and_then(|before| before.remembered_by(&rule)) {
+                Some(remembered) => Some(remembered),
+                None if rule.is_stateful() => Some(Arc::new(Remembered::open(&rule, engine)?)),
+                None => None,
+            };
+            let metrics = metrics.rule(rule.id());
+            bound.push(Bound { ack, outputs, republishes, metrics, remembered });
             rules.push(rule);
         }
-        Ok(Self { rules: RuleSet::new(rules)?, bindings: bound })
+        Ok(Self { rules: RuleSet::new(rules)?, bindings: bound, engine: Arc::clone(engine) })
+    }
+
+    fn remembered_by(&self, rule: &Rule) -> Option<Arc<Remembered>> {
+        let known = self.rules.iter().position(|known| known.id() == rule.id() && known.sql() == rule.sql());
+        self.bindings.get(known?)?.remembered.clone()
+    }
+
+    /// The positions of the rules that remember, with what they do.
+    pub(crate) fn remembering(&self) -> impl Iterator<Item = (usize, &Arc<Remembered>)> {
+        self.bindings.iter().enumerate().filter_map(|(at, bound)| Some((at, bound.remembered.as_ref()?)))
+    }
+
+    pub(crate) fn rule(&self, position: usize) -> Option<&Rule> {
+        self.rules.get(position)
+    }
+
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Which kinds of events some rule listens to: bit by bit, in the order of [`EventKind`].
+    pub(crate) fn listening(&self) -> u32 {
+        let listened = EventKind::ALL.into_iter().filter(|kind| self.rules.listens(*kind));
+        listened.fold(0, |mask, kind| mask | 1 << kind as u32)
     }
 
     /// Runs every rule that the topic selects and offers what they make to their destinations.
@@ -122,84 +218,117 @@ impl Pipeline {
         &self,
         origin: &Origin<'_>,
         publish: &Publish<'_>,
+        lineage: Lineage,
         timestamp_ms: i64,
         work: &mut RuleWork,
-    ) -> Ruled {
-        let mut ruled = Ruled::default();
+        ruled: &mut Ruled<'_>,
+    ) {
         let mut matched = std::mem::take(&mut work.matched);
         matched.clear();
         self.rules.for_each_match(publish.topic, |position, _| matched.push(position));
         if !matched.is_empty() {
-            self.run_matched(&matched, origin, publish, timestamp_ms, work, &mut ruled);
+            let properties = MessageProperties(&publish.properties);
+            let mut event = Event::publish(publish.topic, origin.client_id, publish.payload);
+            event.username = origin.username;
+            event.qos = publish.qos as u8;
+            event.retain = publish.retain;
+            event.dup = publish.dup;
+            event.timestamp_ms = timestamp_ms;
+            event.id = work.message_id(timestamp_ms);
+            event.peer = origin.peer;
+            event.node = self.engine.node();
+            event.properties = Some(&properties);
+            self.evaluate(&matched, &event, lineage, work, ruled);
         }
         work.matched = matched;
-        ruled
     }
 
-    fn run_matched(
+    /// Runs every rule that listens to events of that kind. Nobody waits for what they make.
+    pub(crate) fn run_event(&self, event: &Event<'_>, work: &mut RuleWork, ruled: &mut Ruled<'_>) {
+        let mut matched = std::mem::take(&mut work.matched);
+        matched.clear();
+        let mut event = *event;
+        event.node = self.engine.node();
+        self.rules.for_each_reader(&event, |position, _| matched.push(position));
+        self.evaluate(&matched, &event, Lineage { hops: 0, is_quiet: true }, work, ruled);
+        work.matched = matched;
+    }
+
+    fn evaluate(
         &self,
         matched: &[usize],
-        origin: &Origin<'_>,
-        publish: &Publish<'_>,
-        timestamp_ms: i64,
+        event: &Event<'_>,
+        lineage: Lineage,
         work: &mut RuleWork,
-        ruled: &mut Ruled,
+        ruled: &mut Ruled<'_>,
     ) {
-        let properties = MessageProperties(&publish.properties);
-        let mut event = Event::publish(publish.topic, origin.client_id, publish.payload);
-        event.username = origin.username;
-        event.qos = publish.qos as u8;
-        event.retain = publish.retain;
-        event.dup = publish.dup;
-        event.timestamp_ms = timestamp_ms;
-        event.id = work.message_id(timestamp_ms);
-        event.peer = origin.peer;
-        event.properties = Some(&properties);
-        let mut acks = Acks { settle: origin.settle, joint: None, only: matched.len() == 1 };
-        let mut scratch = std::mem::take(&mut work.scratch);
-        let mut evaluator = scratch.start(&event);
+        ruled.acks.only &= matched.len() == 1;
+        let mut scratch = work.take_scratch(&self.engine);
+        let mut evaluator = scratch.start(event);
         for &position in matched {
             let Some((rule, bound)) = self.rules.get(position).zip(self.bindings.get(position)) else {
                 continue;
             };
-            match rule.evaluate(&mut evaluator) {
-                Err(_) => bound.metrics.failed.inc(),
+            bound.metrics.matched.inc();
+            let started = work.is_measured().then(Instant::now);
+            let outcome = match &bound.remembered {
+                None => rule.evaluate(&mut evaluator),
+                Some(remembered) => {
+                    ruled.acks.only &= !rule.has_window();
+                    let wait = || (bound.ack == AckMode::Delivered).then(|| ruled.ack()).flatten();
+                    remembered.evaluate(rule, &mut evaluator, wait)
+                }
+            };
+            if let Some(started) = started {
+                bound.metrics.evaluation.observe(started.elapsed().as_secs_f64());
+            }
+            match outcome {
+                Err(error) => bound.metrics.count_failure(error.kind.reason()),
                 Ok(Outcome::Filtered) => bound.metrics.no_match.inc(),
                 Ok(Outcome::Rows(rows)) => {
                     bound.metrics.passed.inc();
                     ruled.selected += 1;
-                    acks.only &= rows.len() * bound.outputs.len() == 1;
+                    let records = rows.len() * bound.outputs.len();
+                    ruled.acks.only &= records == 1 && bound.republishes.is_empty();
                     for row in rows.iter() {
-                        for output in &bound.outputs {
-                            bound.offer(output, row, publish, origin, timestamp_ms, &mut acks, work, ruled);
-                        }
+                        bound.emit(row, lineage, work, ruled);
                     }
                 }
             }
         }
-        if let Some(joint) = acks.joint {
-            joint.complete();
+        work.put_scratch(scratch);
+    }
+
+    /// Offers a row that the rule at `position` made without a message: of a window that closed.
+    pub(crate) fn emit(&self, position: usize, row: &Row<'_>, work: &mut RuleWork, ruled: &mut Ruled<'_>) {
+        if let Some(bound) = self.bindings.get(position) {
+            ruled.acks.only = false;
+            bound.emit(row, Lineage::default(), work, ruled);
         }
-        work.scratch = scratch;
+    }
+
+    /// Counts a failure of the rule at `position`.
+    pub(crate) fn count_failure(&self, position: usize, reason: &str) {
+        if let Some(bound) = self.bindings.get(position) {
+            bound.metrics.count_failure(reason);
+        }
     }
 }
 
 impl Bound {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call site; a struct for it would be a context by another name"
-    )]
-    fn offer(
-        &self,
-        output: &Output,
-        row: &Row<'_>,
-        publish: &Publish<'_>,
-        origin: &Origin<'_>,
-        timestamp_ms: i64,
-        acks: &mut Acks<'_>,
-        work: &mut RuleWork,
-        ruled: &mut Ruled,
-    ) {
+    fn emit(&self, row: &Row<'_>, lineage: Lineage, work: &mut RuleWork, ruled: &mut Ruled<'_>) {
+        for output in &self.outputs {
+            self.offer(output, row, work, ruled);
+        }
+        for republish in &self.republishes {
+            if let Err(reason) = make_message(republish, row, lineage, work, ruled) {
+                self.metrics.count_failure(reason);
+            }
+        }
+    }
+
+    fn offer(&self, output: &Output, row: &Row<'_>, work: &mut RuleWork, ruled: &mut Ruled<'_>) {
+        let event = row.event();
         let RuleWork { topic, key, value, headers: rendered, touched, .. } = work;
         topic.clear();
         let destination = match output.topic.literal() {
@@ -207,12 +336,12 @@ impl Bound {
             None => {
                 match output.topic.render(row, Missing::Refuse, topic).map(|()| std::str::from_utf8(topic)) {
                     Ok(Ok(name)) => name,
-                    _ => return self.metrics.failed.inc(),
+                    _ => return self.metrics.count_failure("no_topic"),
                 }
             }
         };
         let key = match &output.key {
-            None => Some(origin.client_id.as_bytes()),
+            None => Some(event.client_id.as_bytes()).filter(|client_id| !client_id.is_empty()),
             Some(template) => bytes_of(template.render_value(row, cleared(key))),
         };
         let value =
@@ -220,23 +349,23 @@ impl Bound {
         rendered.resize_with(output.headers.len(), Vec::new);
         let mut headers: SmallVec<[Header<'_>; INLINE_HEADERS]> = SmallVec::new();
         if output.default_headers {
-            headers.push(("mqtt.topic", Some(publish.topic.as_bytes())));
-            headers.push(("mqtt.client_id", Some(origin.client_id.as_bytes())));
-            headers.push(("mqtt.qos", Some(QOS_DIGITS[publish.qos as usize])));
-            for (name, value) in &publish.properties.user_properties {
-                headers.push((name, Some(value.as_bytes())));
-            }
+            add_default_headers(event, &mut headers);
         }
         for ((name, template), buffer) in output.headers.iter().zip(rendered.iter_mut()) {
             headers.push((name, bytes_of(template.render_value(row, cleared(buffer)))));
         }
-        let record =
-            Record { topic: destination, key, value, headers: &headers, timestamp_ms, partition: None };
+        let record = Record {
+            topic: destination,
+            key,
+            value,
+            headers: &headers,
+            timestamp_ms: event.timestamp_ms,
+            partition: None,
+        };
         let ack = match self.ack {
-            AckMode::Delivered => acks.next(),
+            AckMode::Delivered => ruled.ack(),
             AckMode::Received => None,
         };
-        ruled.waits |= ack.is_some();
         // Behind a record that found no room nothing overtakes.
         if let Some(stalled) = &mut ruled.stalled {
             stalled.push(&output.feed, &record, ack);
@@ -251,6 +380,53 @@ impl Bound {
     }
 }
 
+/// Adds the message that a row becomes to those that are to be published.
+///
+/// # Errors
+/// Why there is none, as it is counted.
+fn make_message(
+    republish: &Republish,
+    row: &Row<'_>,
+    lineage: Lineage,
+    work: &mut RuleWork,
+    ruled: &mut Ruled<'_>,
+) -> Result<(), &'static str> {
+    let lineage = Lineage { hops: lineage.hops + 1, ..lineage };
+    if lineage.hops > MAX_HOPS {
+        return Err("republish_loop");
+    }
+    if ruled.republished_ever >= MAX_REPUBLISHED {
+        return Err("republish_limit");
+    }
+    let message = republish.message(row, &mut work.topic, &mut work.value)?;
+    ruled.republished_ever += 1;
+    ruled.republished.push_back(Republished { message: Arc::new(message), lineage });
+    Ok(())
+}
+
+/// What every record says of where it comes from.
+fn add_default_headers<'e>(event: &'e Event<'e>, headers: &mut SmallVec<[Header<'e>; INLINE_HEADERS]>) {
+    if event.kind != EventKind::MessagePublish {
+        headers.push(("mqtt.event", Some(event.kind.name().as_bytes())));
+    }
+    if !event.topic.is_empty() {
+        headers.push(("mqtt.topic", Some(event.topic.as_bytes())));
+    }
+    if !event.client_id.is_empty() {
+        headers.push(("mqtt.client_id", Some(event.client_id.as_bytes())));
+    }
+    if !event.topic.is_empty() {
+        headers.push(("mqtt.qos", QOS_DIGITS.get(usize::from(event.qos)).copied()));
+    }
+    if let Some(properties) = event.properties {
+        properties.visit(&mut |property| {
+            if let Property::User(name, value) = property {
+                headers.push((name, Some(value.as_bytes())));
+            }
+        });
+    }
+}
+
 /// Name and value of a record's header.
 type Header<'a> = (&'a str, Option<&'a [u8]>);
 
@@ -259,12 +435,12 @@ const INLINE_HEADERS: usize = 8;
 
 const QOS_DIGITS: [&[u8]; 3] = [b"0", b"1", b"2"];
 
-fn cleared(buffer: &mut Vec<u8>) -> &mut Vec<u8> {
+pub(crate) fn cleared(buffer: &mut Vec<u8>) -> &mut Vec<u8> {
     buffer.clear();
     buffer
 }
 
-fn bytes_of(rendered: Rendered<'_>) -> Option<&[u8]> {
+pub(crate) fn bytes_of(rendered: Rendered<'_>) -> Option<&[u8]> {
     match rendered {
         Rendered::Bytes(bytes) => Some(bytes),
         Rendered::Undefined | Rendered::Null => None,
@@ -273,7 +449,10 @@ fn bytes_of(rendered: Rendered<'_>) -> Option<&[u8]> {
 
 /// What a record carries where nobody said: the payload as it came if the rule passes it through, else the row.
 fn default_value(rule: &Rule) -> Template {
-    let has_payload = rule.columns().is_none_or(|mut columns| columns.any(|column| column == "payload"));
+    let has_payload = match rule.columns() {
+        Some(mut columns) => columns.any(|column| column == "payload"),
+        None => rule.kinds().iter().all(|kind| kind.columns().any(|column| column == "payload")),
+    };
     compiled(Template::compile(if has_payload { "${payload}" } else { "${.}" }))
 }
 
@@ -286,6 +465,15 @@ struct Acks<'a> {
     settle: Option<(&'a Arc<dyn Settle>, Token)>,
     joint: Option<Arc<Joint>>,
     only: bool,
+}
+
+impl Ruled<'_> {
+    /// One more acknowledgement that the publisher's waits for, if anybody waits.
+    fn ack(&mut self) -> Option<Ack> {
+        let ack = self.acks.next();
+        self.waits |= ack.is_some();
+        ack
+    }
 }
 
 impl Acks<'_> {
@@ -305,6 +493,11 @@ pub(crate) struct Stalled {
 }
 
 impl Stalled {
+    /// How many records wait.
+    pub(crate) fn len(&self) -> usize {
+        self.returned.len()
+    }
+
     fn push(&mut self, feed: &Arc<dyn Feed>, record: &Record<'_>, ack: Option<Ack>) {
         self.returned.push_back((Arc::clone(feed), OwnedRecord::from(record), ack));
     }
@@ -335,7 +528,7 @@ impl Stalled {
 
 /// A message's properties as rules read them.
 #[derive(Debug)]
-struct MessageProperties<'a>(&'a PublishProperties<'a>);
+pub(crate) struct MessageProperties<'a>(pub(crate) &'a PublishProperties<'a>);
 
 impl Properties for MessageProperties<'_> {
     fn visit<'s>(&'s self, each: &mut dyn FnMut(Property<'s>)) {

@@ -9,6 +9,7 @@ use tidegate_rules::EvalScratch;
 use tidegate_sink::{Feed, Settled};
 use tidegate_store::Commit;
 
+use crate::engine::Engine;
 use crate::entry::Letter;
 
 /// Bytes taken from a socket in one read.
@@ -36,7 +37,11 @@ pub(crate) struct Work {
 /// What running rules over a message needs.
 #[derive(Default)]
 pub(crate) struct RuleWork {
-    pub(crate) scratch: EvalScratch,
+    scratch: EvalScratch,
+    /// Whose rules the scratch was made for.
+    scratch_of: Option<Arc<Engine>>,
+    /// Evaluations so far, to measure one of many.
+    evaluations: u32,
     /// Positions of the rules that the message's topic selects.
     pub(crate) matched: Vec<usize>,
     /// Feeds that took records since the last flush.
@@ -62,7 +67,29 @@ impl Default for MessageIds {
     }
 }
 
+/// One evaluation of so many is measured: reading the clock twice takes longer than some rules.
+const MEASURED_ONE_IN: u32 = 64;
+
 impl RuleWork {
+    /// The memory for evaluations of a broker's rules, to be given back with [`RuleWork::put_scratch`].
+    pub(crate) fn take_scratch(&mut self, engine: &Arc<Engine>) -> EvalScratch {
+        if !self.scratch_of.as_ref().is_some_and(|of| Arc::ptr_eq(of, engine)) {
+            self.scratch_of = Some(Arc::clone(engine));
+            self.scratch = engine.scratch();
+        }
+        std::mem::take(&mut self.scratch)
+    }
+
+    pub(crate) fn put_scratch(&mut self, scratch: EvalScratch) {
+        self.scratch = scratch;
+    }
+
+    /// Whether this evaluation is one to measure.
+    pub(crate) fn is_measured(&mut self) -> bool {
+        self.evaluations = self.evaluations.wrapping_add(1);
+        self.evaluations.is_multiple_of(MEASURED_ONE_IN)
+    }
+
     /// A new id, unique for this process and, but for 32 random bits, among all: 48 bits of milliseconds, 32 of the
     /// thread, 48 of a count.
     pub(crate) fn message_id(&mut self, timestamp_ms: i64) -> u128 {

@@ -123,6 +123,7 @@ impl Served {
                     default_headers: true,
                 })
                 .collect(),
+            republishes: Vec::new(),
         });
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let broker = Broker::start(Config::default(), bindings.collect(), metrics).unwrap();

@@ -89,6 +89,12 @@ impl Rule {
         self.program.is_stateful()
     }
 
+    /// Whether the rule gathers messages in windows: then what it makes of an event is no row, and rows come from
+    /// [`RuleState::poll_closed`].
+    pub fn has_window(&self) -> bool {
+        self.program.window.is_some()
+    }
+
     /// What the rule makes of an event, and of what it remembers. The event's time counts, not a clock's. A rule that
     /// remembers nothing is evaluated as by [`Rule::evaluate`].
     ///

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::{EMBEDDED, Settings, SourceSettings};
+use crate::config::{EMBEDDED, OutputKind, Settings, SourceSettings};
 use crate::sinks;
 use crate::sources::carrier::{Carried, Carrier, Mapping};
 pub(crate) use crate::sources::metrics::SourceCollector;
@@ -142,8 +142,9 @@ fn circles<'a>(
     kafka: &'a str,
 ) -> impl Iterator<Item = &'a str> {
     let writes = move |output: &crate::config::OutputSettings| {
-        !output.default_headers
-            && source.topics.contains(&output.topic)
+        output.kind() == OutputKind::Kafka
+            && output.default_headers == Some(false)
+            && output.topic.as_ref().is_some_and(|topic| source.topics.contains(topic))
             && settings.kafka_of(output).is_ok_and(|name| name == kafka)
     };
     let rules = settings.rules.iter().filter(move |rule| source.rules && rule.outputs.iter().any(writes));

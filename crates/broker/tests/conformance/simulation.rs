@@ -457,6 +457,7 @@ async fn simulate(seed: u64) {
             headers: Vec::new(),
             default_headers: false,
         }],
+        republishes: Vec::new(),
     };
     let world = Arc::new(World::start(config, vec![rule]));
 
