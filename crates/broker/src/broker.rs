@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tidegate_codec::{Decoder, Publish, ReasonCode};
 use tidegate_rules::{Event, EventKind};
-use tidegate_session::{Change, DueWill, Limits, Message};
+use tidegate_session::{Change, DueWill, Limits, Publisher};
 use tidegate_store::{Recovered, Store, Volatile};
 use tidegate_topic::TopicName;
 use tokio::sync::{Notify, watch};
@@ -341,6 +341,11 @@ impl Core {
         self.listening.load(Ordering::Relaxed) & 1 << kind as u32 != 0
     }
 
+    /// Whether some rule listens to something else than messages.
+    pub(crate) fn wants_any_event(&self) -> bool {
+        self.listening.load(Ordering::Relaxed) & !(1 << EventKind::MessagePublish as u32) != 0
+    }
+
     /// Runs the rules that listen to an event. Waits for nothing.
     pub(crate) fn raise(&self, event: &Event<'_>, work: &mut RuleWork) {
         let mut ruled = Ruled::new(None);
@@ -372,8 +377,16 @@ impl Core {
         ruled: &mut Ruled<'_>,
     ) -> Result<usize, Refused> {
         let mut message = None;
+        // What an event was republished as is told of no more: no event may cause itself.
+        let publisher = (!lineage.is_quiet && self.wants_deliveries()).then(|| {
+            let id = work.message_id(wall_clock_ms());
+            let username = origin.username.map(Into::into);
+            Arc::new(Publisher { client_id: origin.client_id.into(), username, id })
+        });
+        let outgoing =
+            Outgoing { entry: origin.entry, client_id: origin.client_id, topic, publish, publisher };
         if publish.retain {
-            let kept = message.insert(Arc::new(Message::from_publish(topic.as_str(), publish, now)));
+            let kept = message.insert(outgoing.message(now));
             match self.retained.keep(topic, kept, &*self.store) {
                 Ok(commit) => work.commit = work.commit.max(commit),
                 Err(not_kept) => {
@@ -388,10 +401,12 @@ impl Core {
         if origin.is_for_rules {
             self.pipeline.load().run(origin, publish, lineage, wall_clock_ms(), work, ruled);
         }
-        let outgoing = Outgoing { entry: origin.entry, client_id: origin.client_id, topic, publish };
         let taken = self.fanout.deliver(&outgoing, &mut message, now, &self.metrics);
         work.commit = work.commit.max(taken.commit);
         self.metrics.delivered.inc_by(taken.clients as u64);
+        if taken.clients == 0 && !lineage.is_quiet && self.wants(EventKind::MessageDropped) {
+            self.tell_dropped(origin, publish, work);
+        }
         Ok(taken.clients)
     }
 

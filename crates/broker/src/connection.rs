@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tidegate_codec::{DecodeError, Decoded, Decoder, Packet, ReasonCode, Subscribe, Unsubscribe, Version};
+use tidegate_codec::{
+    DecodeError, Decoded, Decoder, Packet, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version,
+};
+use tidegate_rules::EventKind;
 use tidegate_session::{Ended, Input, Session, Token, Violation};
 use tidegate_sink::{Outcome, Settle};
 use tidegate_store::{Commit, Waiting};
@@ -22,6 +25,7 @@ use crate::authentication::{AuthenticatingClient, AuthenticationMethod};
 use crate::broker::{Core, OpenConnection, now};
 use crate::config::ListenerOptions;
 use crate::entry::{Entry, Kick, open_letter};
+use crate::events::{About, Conversation};
 use crate::listener::Peer;
 use crate::opening::{Opened, Unopened, open};
 use crate::output::{Output, Unsent};
@@ -199,8 +203,9 @@ struct Connection<S> {
     /// How it was authenticated, and can be again.
     method: Option<Arc<dyn AuthenticationMethod>>,
     reauthentication: Option<Box<Reauthentication>>,
-    version: Version,
-    is_bridge: bool,
+    conversation: Conversation,
+    /// The user properties of its DISCONNECT, where a rule asks for them.
+    last_words: Option<Box<UserProperties<'static>>>,
     peer: Peer,
     /// Bytes read and not yet handled: the beginning of a packet, or all that a stall left.
     backlog: Vec<u8>,
@@ -227,7 +232,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     fn new(core: Arc<Core>, stream: S, peer: Peer, opened: Opened) -> Self {
-        let Opened { entry, session, decoder, username, method, version, is_bridge, replay, output, backlog } =
+        let Opened { entry, session, decoder, username, method, conversation, replay, output, backlog } =
             opened;
         Self {
             settle: Arc::clone(&entry) as Arc<dyn Settle>,
@@ -239,8 +244,8 @@ where
             username,
             method,
             reauthentication: None,
-            version,
-            is_bridge,
+            conversation,
+            last_words: None,
             peer,
             // Packets may have come right behind CONNECT.
             paused: !backlog.is_empty(),
@@ -330,7 +335,7 @@ where
                         self.core.metrics.acknowledged.inc();
                     }
                 }
-                Outcome::Rejected(_) if self.version == Version::V5 => {
+                Outcome::Rejected(_) if self.conversation.version == Version::V5 => {
                     self.session.acknowledge(token, ReasonCode::ImplementationSpecificError, &mut work.out);
                 }
                 Outcome::Rejected(_) | Outcome::Lost => {
@@ -347,8 +352,13 @@ where
     fn take_deliveries(&mut self, cx: &mut Context<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
         let mut result = Ok(());
         let mut deliveries = std::mem::take(&mut work.deliveries);
+        let is_told = self.core.wants_deliveries();
         for letter in deliveries.drain(..) {
-            open_letter(&mut self.session, letter, now, &mut work.out);
+            let message = is_told.then(|| Arc::clone(&letter.1.message));
+            let delivered = open_letter(&mut self.session, letter, now, &mut work.out);
+            if let Some(message) = message {
+                self.core.tell_delivery(&self.about(), &message, delivered, &mut work.rules);
+            }
             if result.is_ok() && work.out.len() > self.core.config.write_high_water_bytes {
                 result = self.poll_write(cx, work);
             }
@@ -467,7 +477,43 @@ where
         Ok(at)
     }
 
+    fn about(&self) -> About<'_> {
+        About {
+            client_id: &self.entry.client_id,
+            username: self.username.as_deref(),
+            peer: self.peer,
+            mount: self.entry.mount.as_ref(),
+        }
+    }
+
+    /// Tells rules of a packet, where the session tells nothing of it afterwards.
+    fn tell_of(&mut self, packet: &Packet<'_>, work: &mut Work) {
+        match packet {
+            Packet::PingReq if self.core.wants(EventKind::ClientPing) => {
+                self.core.tell_ping(&self.about(), self.conversation, &mut work.rules);
+            }
+            Packet::PubAck(ack) | Packet::PubRec(ack)
+                if !ack.reason.is_error() && self.core.wants(EventKind::MessageAcked) =>
+            {
+                if let Some(delivery) = self.session.awaiting(ack.packet_id) {
+                    let said = &ack.user_properties;
+                    self.core.tell_acked(&self.about(), &delivery.message, said, &mut work.rules);
+                }
+            }
+            Packet::Unsubscribe(request) if self.core.wants(EventKind::SessionUnsubscribed) => {
+                self.core.tell_unsubscribed(&self.about(), &self.session, request, &mut work.rules);
+            }
+            Packet::Disconnect(said) if self.core.wants(EventKind::ClientDisconnected) => {
+                self.last_words = Some(Box::new(said.user_properties.clone().into_owned()));
+            }
+            _ => {}
+        }
+    }
+
     fn handle_packet(&mut self, packet: Packet<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
+        if self.core.wants_any_event() {
+            self.tell_of(&packet, work);
+        }
         match self.session.handle_packet(packet, now, &mut work.out).map_err(Cause::Violation)? {
             Input::Handled => {}
             Input::Publish(inbound) => {
@@ -479,13 +525,27 @@ where
                     settle: token.map(|token| (&self.settle, token)),
                     entry: Some(&self.entry),
                     mount: self.entry.mount.as_ref(),
-                    can_be_refused: self.version == Version::V5,
+                    can_be_refused: self.conversation.version == Version::V5,
                     is_for_rules: true,
                 };
                 self.core.metrics.received[inbound.publish.qos as usize].inc();
                 let (topic, publish) = (inbound.topic, &inbound.publish);
                 let routed = self.core.receive(&origin, topic, publish, &mut work.rules, now);
                 self.stalled = routed.stalled;
+                if self.core.wants(EventKind::ClientCheckAuthzComplete) {
+                    let about = About {
+                        client_id: &self.entry.client_id,
+                        username: self.username.as_deref(),
+                        peer: self.peer,
+                        mount: self.entry.mount.as_ref(),
+                    };
+                    let is_denied = matches!(
+                        routed.answer,
+                        Some(ReasonCode::NotAuthorized | ReasonCode::UnspecifiedError)
+                    );
+                    let rules = &mut work.rules;
+                    self.core.tell_checked_access(&about, "publish", topic.as_str(), !is_denied, rules);
+                }
                 if let Some((token, reason)) = token.zip(routed.answer)
                     && self.session.acknowledge(token, reason, &mut work.out)
                     && !reason.is_error()
@@ -543,8 +603,12 @@ where
     }
 
     fn subscribe(&mut self, request: &mut Subscribe<'_>, work: &mut Work) {
-        let client =
-            Client { entry: &self.entry, username: self.username.as_deref(), is_bridge: self.is_bridge };
+        let client = Client {
+            entry: &self.entry,
+            username: self.username.as_deref(),
+            peer: self.peer,
+            is_bridge: self.conversation.is_bridge,
+        };
         let mut replay = self.replay.take().unwrap_or_default();
         self.core.subscribe(&client, &mut self.session, request, &mut replay, &mut work.out);
         self.replay = (!replay.is_done()).then_some(replay);
@@ -621,6 +685,7 @@ where
         core.metrics.disconnects.with_label_values(&[cause.name()]).inc();
         let now = now();
         tracing::debug!(client_id = &*self.entry.client_id, ?cause, "disconnected");
+        core.tell_disconnected(&self.about(), self.conversation, cause.name(), self.last_words.as_deref());
         // Records that no sink has taken are given up: never acknowledged, so their device sends them again.
         self.stalled = None;
         let mut last = Vec::new();

@@ -12,7 +12,9 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidegate_codec::{QoS, ReasonCode};
-use tidegate_session::{Change, Delivery, DeliveryNumber, DueWill, Message, Session, Start, Token};
+use tidegate_session::{
+    Change, Delivered, Delivery, DeliveryNumber, DueWill, Message, Session, Start, Token,
+};
 use tidegate_sink::{Outcome, Settle, Settled};
 use tidegate_store::{Commit, SessionKey, Store};
 use tokio::sync::Notify;
@@ -228,7 +230,8 @@ impl Entry {
         // The expiry is set as it was, so this moment does not matter.
         let publish = message.as_publish(crate::broker::now());
         let seen = Message::from_publish(topic, &publish, crate::broker::now());
-        Some(Arc::new(seen.with_expiry(message.expires_at())))
+        let seen = seen.with_expiry(message.expires_at());
+        Some(Arc::new(seen.with_publisher(message.publisher().cloned())))
     }
 
     /// What the connection can be given from here on: messages and bytes that its session queues, and bytes of QoS 0
@@ -434,17 +437,17 @@ impl Entry {
     }
 }
 
-/// Hands a delivery to its session.
+/// Hands a delivery to its session, and says what that made of it.
 pub(crate) fn open_letter(
     session: &mut Session,
     (number, delivery): Letter,
     now: Instant,
     out: &mut Vec<u8>,
-) {
+) -> Delivered {
     match number {
         Some(number) => session.deliver_posted(number, delivery, now, out),
         None => session.deliver(delivery, now, out),
-    };
+    }
 }
 
 fn settle_at_rest(session: &mut Session, settled: Settled) {

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use parking_lot::RwLock;
 use smallvec::SmallVec;
 use tidegate_codec::{Publish, QoS, ReasonCode, SubscribeOptions};
-use tidegate_session::{Delivery, Message};
+use tidegate_session::{Delivery, Message, Publisher};
 use tidegate_store::Commit;
 use tidegate_topic::{SubscriptionTree, TopicName};
 
@@ -49,6 +49,16 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) client_id: &'a str,
     pub(crate) topic: TopicName<'a>,
     pub(crate) publish: &'a Publish<'a>,
+    /// Who published it, where what becomes of its deliveries is told.
+    pub(crate) publisher: Option<Arc<Publisher>>,
+}
+
+impl Outgoing<'_> {
+    /// The message with memory of its own.
+    pub(crate) fn message(&self, now: Instant) -> Arc<Message> {
+        let message = Message::from_publish(self.topic.as_str(), self.publish, now);
+        Arc::new(message.with_publisher(self.publisher.clone()))
+    }
 }
 
 /// Who gets a message. Found under the lock and served without it.
@@ -172,8 +182,7 @@ impl Fanout {
     ) -> Taken {
         let Some(mut targets) = self.targets(outgoing) else { return Taken::default() };
         let publish = outgoing.publish;
-        let message = message
-            .get_or_insert_with(|| Arc::new(Message::from_publish(outgoing.topic.as_str(), publish, now)));
+        let message = message.get_or_insert_with(|| outgoing.message(now));
         let mut taken = deliver_to_clients(&mut targets.clients, message, publish.retain, now, metrics);
         for group in targets.groups {
             // The group must know when the member has dropped the message, so nobody else may hold this one.

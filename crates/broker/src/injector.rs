@@ -241,7 +241,7 @@ impl Injector {
 
     /// The subscribers that hold this message up.
     fn behind(&mut self, topic: TopicName<'_>, publish: &Publish<'_>) -> Vec<Arc<Entry>> {
-        let outgoing = Outgoing { entry: None, client_id: &self.publisher, topic, publish };
+        let outgoing = Outgoing { entry: None, client_id: &self.publisher, topic, publish, publisher: None };
         let given_up = &mut self.given_up;
         let mut behind = Vec::new();
         self.core.fanout.for_each_receiver(&outgoing, |entry, qos| {

@@ -63,6 +63,7 @@ mod connection;
 mod delayed;
 mod engine;
 mod entry;
+mod events;
 mod fanout;
 mod injector;
 mod joint;

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tidegate_codec::{Answer, Connect, DecodeError, Decoded, Decoder, Packet, ReasonCode, Version};
+use tidegate_codec::{Answer, Connect, DecodeError, Decoded, Decoder, Packet, ReasonCode};
 use tidegate_session::{Authentication, Session, SessionState, Start, Welcome};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -14,6 +14,7 @@ use crate::authentication::{
 use crate::broker::{Core, now};
 use crate::config::{ListenerOptions, Redirect};
 use crate::entry::Entry;
+use crate::events::{About, Conversation};
 use crate::listener::Peer;
 use crate::output::Output;
 use crate::replay::Replay;
@@ -29,8 +30,7 @@ pub(crate) struct Opened {
     pub(crate) username: Option<Box<str>>,
     /// The enhanced authentication that it has passed.
     pub(crate) method: Option<Arc<dyn AuthenticationMethod>>,
-    pub(crate) version: Version,
-    pub(crate) is_bridge: bool,
+    pub(crate) conversation: Conversation,
     /// Retained messages for what the client is subscribed to from the start.
     pub(crate) replay: Option<Box<Replay>>,
     /// CONNACK and whatever the session had waiting.
@@ -114,6 +114,8 @@ where
     let checked = tidegate_session::check_connect(&connect, limits, |name| methods.find(name).is_some());
     if let Err(refusal) = checked {
         tracing::debug!(peer = ?peer.address, client_id = ?connect.client_id, %refusal, "CONNECT refused");
+        let about = about(connect.client_id, connect.username, listener, peer);
+        core.tell_connack(&about, &connect, refusal.reason_code());
         return Err(refuse(&connect, refusal.reason_code()));
     }
     let proving = prove(stream, &connect, listener, decoder.limits(), peer, &mut backlog);
@@ -122,6 +124,9 @@ where
         Ok(Err(Unauthenticated::Closed)) => return Err(Unopened::Closed),
         Ok(Err(Unauthenticated::Refused(reason))) => {
             tracing::debug!(peer = ?peer.address, client_id = ?connect.client_id, ?reason, "not authenticated");
+            let about = about(connect.client_id, connect.username, listener, peer);
+            core.tell_checked(&about, reason, false);
+            core.tell_connack(&about, &connect, reason);
             return Err(refuse(&connect, reason));
         }
         Err(_elapsed) => return Err(Unopened::Timeout),
@@ -137,6 +142,8 @@ where
         ..Welcome::new(SessionState::New)
     };
     if let Err(refusal) = tidegate_session::check_welcome(&connect, &welcome, limits) {
+        let about = about(client_id, connect.username, listener, peer);
+        core.tell_connack(&about, &connect, refusal.reason_code());
         return Err(refuse(&connect, refusal.reason_code()));
     }
     let start = if connect.clean_start { Start::Clean } else { Start::Resume };
@@ -152,7 +159,8 @@ where
     core.count_online();
     let mut replay = Replay::default();
     let username = proven.identity().or(connect.username);
-    let client = Client { entry: &entry, username, is_bridge: connect.bridge };
+    let client = Client { entry: &entry, username, peer, is_bridge: connect.bridge };
+    core.tell_connected(&about(client_id, username, listener, peer), &connect, proven.method().is_some());
     core.auto_subscribe(&client, &mut session, &mut replay);
     let output = Output::new(unsent, commit.max(entry.record(&mut session)));
     tracing::debug!(peer = ?peer.address, client_id, version = ?connect.version, ?state, "connected");
@@ -162,8 +170,7 @@ where
         decoder,
         username: username.map(Into::into),
         method: proven.method(),
-        version: connect.version,
-        is_bridge: connect.bridge,
+        conversation: Conversation::of(&connect),
         replay: (!replay.is_done()).then(|| Box::new(replay)),
         output,
         backlog,
@@ -214,6 +221,15 @@ where
         AuthenticatingClient { client_id: connect.client_id, username: connect.username, peer: peer.address };
     let accepted = authenticate(stream, &**method, &client, connect, &mut order, limits, backlog).await?;
     Ok(Proven(Some((Arc::clone(method), accepted))))
+}
+
+fn about<'a>(
+    client_id: &'a str,
+    username: Option<&'a str>,
+    listener: &'a ListenerOptions,
+    peer: Peer,
+) -> About<'a> {
+    About { client_id, username, peer, mount: listener.mountpoint.as_ref() }
 }
 
 fn refuse(connect: &Connect<'_>, reason: ReasonCode) -> Unopened {

@@ -13,7 +13,9 @@ use tidegate_session::Session;
 use crate::auto_subscribe::{as_requested, filters_for};
 use crate::broker::{Core, now};
 use crate::entry::Entry;
+use crate::events::About;
 use crate::fanout::Wanted;
+use crate::listener::Peer;
 use crate::place::{Kind, Place};
 use crate::replay::Replay;
 
@@ -21,6 +23,7 @@ use crate::replay::Replay;
 pub(crate) struct Client<'a> {
     pub(crate) entry: &'a Arc<Entry>,
     pub(crate) username: Option<&'a str>,
+    pub(crate) peer: Peer,
     /// A bridge of 3.x: it gets none of its own messages back, and the retain flag as it was published.
     pub(crate) is_bridge: bool,
 }
@@ -51,6 +54,13 @@ impl Core {
             results.push(granted);
         }
         session.subscribed(request, &results, out);
+        let about = About {
+            client_id: &client.entry.client_id,
+            username: client.username,
+            peer: client.peer,
+            mount: client.entry.mount.as_ref(),
+        };
+        self.tell_subscribed(&about, request, &results);
     }
 
     /// Puts the subscriptions of a session that the store gave back where publishers find them.

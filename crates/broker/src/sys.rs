@@ -194,7 +194,8 @@ impl Core {
         let message = Arc::new(Message::new(topic, payload, QoS::ExactlyOnce, true));
         self.retained.keep_own(name, &message);
         let publish: Publish<'_> = message.as_publish(now);
-        let outgoing = Outgoing { entry: None, client_id: NOBODY, topic: name, publish: &publish };
+        let outgoing =
+            Outgoing { entry: None, client_id: NOBODY, topic: name, publish: &publish, publisher: None };
         let taken = self.fanout.deliver(&outgoing, &mut Some(Arc::clone(&message)), now, &self.metrics);
         self.metrics.delivered.inc_by(taken.clients as u64);
     }

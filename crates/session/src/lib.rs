@@ -71,7 +71,7 @@ pub use farewell::{Ended, Expiry, Farewell, Start};
 pub use inbound::Token;
 pub use limits::{Limits, QueuePolicy};
 pub use link::TooLarge;
-pub use message::{DueWill, Message};
+pub use message::{DueWill, Message, Publisher};
 pub use outbound::{Delivered, Delivery, DropReason, Dropped, Identifiers};
 pub use session::{Inbound, Input, Session, Subscription};
 pub use stored::{StoredInFlight, StoredSession};

@@ -1,5 +1,6 @@
 //! Application messages that the server holds for others.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_codec::{Publish, PublishProperties, QoS, UserProperties, Will};
@@ -12,8 +13,20 @@ pub struct Message {
     /// `None` for a message without properties, which is the usual case.
     properties: Option<Box<Properties>>,
     expires_at: Option<Instant>,
+    publisher: Option<Arc<Publisher>>,
     qos: QoS,
     retain: bool,
+}
+
+/// Who published a message, where somebody asks. It is not kept over a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publisher {
+    /// The client's id.
+    pub client_id: Box<str>,
+    /// Its user name.
+    pub username: Option<Box<str>>,
+    /// The message's own id.
+    pub id: u128,
 }
 
 /// The properties that travel with a message [MQTT5-3.3.2-4], [MQTT5-3.3.2-15] to [MQTT5-3.3.2-18],
@@ -31,7 +44,15 @@ struct Properties {
 impl Message {
     /// Returns a message without properties that never expires: one that the server itself makes.
     pub fn new(topic: &str, payload: &[u8], qos: QoS, retain: bool) -> Self {
-        Self { topic: topic.into(), payload: payload.into(), properties: None, expires_at: None, qos, retain }
+        Self {
+            topic: topic.into(),
+            payload: payload.into(),
+            properties: None,
+            expires_at: None,
+            publisher: None,
+            qos,
+            retain,
+        }
     }
 
     /// Returns the message that a client published; `topic` is its topic after aliases are resolved. The Message
@@ -48,6 +69,17 @@ impl Message {
     #[must_use]
     pub fn with_expiry(self, expires_at: Option<Instant>) -> Self {
         Self { expires_at, ..self }
+    }
+
+    /// Returns the same message with its publisher.
+    #[must_use]
+    pub fn with_publisher(self, publisher: Option<Arc<Publisher>>) -> Self {
+        Self { publisher, ..self }
+    }
+
+    /// Returns who published it, if it is known.
+    pub fn publisher(&self) -> Option<&Arc<Publisher>> {
+        self.publisher.as_ref()
     }
 
     /// Returns the topic name.

@@ -271,6 +271,14 @@ impl Outbound {
         std::mem::take(&mut self.dropped)
     }
 
+    /// The message with that identifier that awaits PUBACK or PUBREC.
+    pub(crate) fn awaiting(&self, packet_id: PacketId) -> Option<&Delivery> {
+        match &self.in_flight[self.position(packet_id)?].stage {
+            Stage::Published { delivery, .. } => Some(delivery),
+            Stage::Released => None,
+        }
+    }
+
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_codec::{
-    Connect, Disconnect, Packet, PacketType, Publish, QoS, ReasonCode, SubAck, Subscribe, SubscribeOptions,
-    Unsubscribe, Version,
+    Connect, Disconnect, Packet, PacketId, PacketType, Publish, QoS, ReasonCode, SubAck, Subscribe,
+    SubscribeOptions, Unsubscribe, Version,
 };
 use tidegate_topic::TopicName;
 
@@ -135,6 +135,11 @@ impl Session {
     /// Returns how many messages, and how many bytes of them, may still be queued until the queue is half full.
     pub fn room_to_half(&self) -> (usize, usize) {
         self.outbound.room_to_half(&self.limits)
+    }
+
+    /// Returns the message that a PUBACK or PUBREC with that identifier would acknowledge.
+    pub fn awaiting(&self, packet_id: PacketId) -> Option<&Delivery> {
+        self.outbound.awaiting(packet_id)
     }
 
     /// Returns how many messages are on their way to the client and not yet acknowledged.

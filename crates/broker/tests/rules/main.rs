@@ -6,3 +6,4 @@ mod bench;
 mod counting;
 mod remembering;
 mod republishing;
+mod telling;
