@@ -1,5 +1,6 @@
 //! The configuration file: what an operator may say, with its defaults, and what is wrong with it in words.
 
+mod dead_letters;
 mod error;
 mod kafka;
 mod listeners;
@@ -17,6 +18,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use dead_letters::DeadLetterSettings;
 pub(crate) use error::{ConfigErrors, did_you_mean};
 pub(crate) use kafka::{SaslSettings, TlsSettings};
 pub(crate) use listeners::{AuthenticationSettings, ListenerSettings};
@@ -224,6 +226,8 @@ pub(crate) struct KafkaSettings {
     pub(crate) sasl: Option<SaslSettings>,
     /// Where records are kept, and acknowledged, while Kafka does not take them.
     pub(crate) spill: SpillSettings,
+    /// Where records go that Kafka will never take. Without it they are rejected, and their publishers told so.
+    pub(crate) dead_letter: DeadLetterSettings,
 }
 
 impl Default for KafkaSettings {
@@ -240,6 +244,7 @@ impl Default for KafkaSettings {
             tls: None,
             sasl: None,
             spill: SpillSettings::default(),
+            dead_letter: DeadLetterSettings::default(),
         }
     }
 }
@@ -435,6 +440,7 @@ impl Settings {
             if let Some(sasl) = &kafka.sasl {
                 sasl.check(&format!("kafka.{name}.sasl"), &mut errors);
             }
+            kafka.dead_letter.check(&format!("kafka.{name}.dead_letter"), &mut errors);
             if name == EMBEDDED {
                 errors.push(format!("kafka.{name}"), "this name belongs to the embedded log: choose another");
             }
@@ -547,6 +553,22 @@ mod tests {
             assert_eq!(settings.kafka["main"].bootstrap, ["a:9092"]);
             Ok(())
         });
+    }
+
+    #[test]
+    fn dead_letters_go_to_one_place_that_can_be() {
+        let kafka = "[kafka.main]\nbootstrap = [\"a:9092\"]\n";
+        let dead = |text: &str| load(&format!("{kafka}dead_letter = {{ {text} }}\n"));
+        assert!(dead("topic = \"dead\"").is_ok());
+        assert!(dead("file = \"dead.jsonl\", max_size = \"1 MiB\", files = 2").is_ok());
+        for (wrong, word) in [
+            ("topic = \"a b\"", "kafka.main.dead_letter.topic"),
+            ("topic = \"dead\", file = \"dead.jsonl\"", "not both"),
+            ("files = 0, file = \"dead.jsonl\"", "files"),
+        ] {
+            let error = dead(wrong).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

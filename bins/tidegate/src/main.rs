@@ -7,6 +7,7 @@ mod console;
 mod http;
 mod logging;
 mod passwd;
+mod ready;
 mod rule;
 mod rules;
 mod run;

@@ -29,8 +29,8 @@ struct CompiledRule {
 /// What takes the records of an output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Destination<'a> {
-    /// The Kafka of that name.
-    Kafka(&'a str, AckPolicy),
+    /// The Kafka of that name, for the rule with that id.
+    Kafka(&'a str, &'a str, AckPolicy),
     Console,
     Discard,
 }
@@ -112,7 +112,7 @@ fn bind(
     for output in outputs {
         match output {
             CompiledOutput::Kafka { kafka, record } => binding.outputs.push(Output {
-                feed: feed(Destination::Kafka(&kafka, policy_of(ack))),
+                feed: feed(Destination::Kafka(&kafka, binding.rule.id(), policy_of(ack))),
                 topic: record.topic,
                 key: record.key,
                 value: record.value,

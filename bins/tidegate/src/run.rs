@@ -1,11 +1,11 @@
 //! `tidegate run`: puts the parts together, serves until a signal, and brings them down in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::Registry;
 use tidegate_broker::{Broker, ListenerOptions, Metrics, Tcp};
-use tidegate_kafka::{AckPolicy, Producer};
+use tidegate_kafka::Producer;
 use tidegate_minikafka::MiniKafka;
 use tidegate_sink::{Discard, Feed};
 use tokio::runtime::Runtime;
@@ -16,6 +16,7 @@ use crate::authentication::Methods;
 use crate::cli::ConfigArgs;
 use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, Settings};
 use crate::console::Console;
+use crate::ready::Watched;
 use crate::rules::{CompiledRules, Destination};
 use crate::sinks::SinkCollector;
 use crate::sources::{CompiledSources, Sources};
@@ -74,7 +75,6 @@ async fn serve(
         .map_err(|error| format!("error: metrics: {error}"))?;
 
     announce(&settings, (&rules, &sources), &listeners, embedded.as_ref());
-    let feeds = feeds(&producers);
     let console = if rules.use_console() {
         Some(Console::start(&registry).map_err(|error| format!("error: console: {error}"))?)
     } else {
@@ -82,17 +82,18 @@ async fn serve(
     };
     let nowhere: Arc<dyn Feed> = Arc::new(Discard::new());
     let bindings = rules.bind(|destination| match (destination, &console) {
-        (Destination::Kafka(name, policy), _) => Arc::clone(&feeds[&(name, policy)]),
+        (Destination::Kafka(kafka, rule, policy), _) => Arc::new(producers[kafka].feed_for(rule, policy)),
         (Destination::Console, Some(console)) => Arc::clone(console) as Arc<dyn Feed>,
         (Destination::Console | Destination::Discard, _) => Arc::clone(&nowhere),
     });
     let config = sinks::broker_config(&settings, max_connections);
-    let broker = Broker::start_with_store(config, bindings, metrics, store, recovered)
+    let broker = Broker::start_with_store(config, bindings, metrics, Arc::clone(&store), recovered)
         .map_err(|error| format!("error: rules: {error}"))?;
     let log = embedded.as_ref().map(MiniKafka::bootstrap);
     let sources = sources.start(&settings, log.as_deref(), &broker)?;
     registry.register(Box::new(sources.collector())).map_err(|error| format!("error: metrics: {error}"))?;
-    tokio::spawn(http::serve(http_listener, registry));
+    let watched = Watched { producers: producers.clone(), store };
+    tokio::spawn(http::serve(http_listener, registry, watched));
     for (listener, named) in listeners.into_iter().zip(settings.listeners.values()) {
         let options = ListenerOptions {
             mountpoint: named.mountpoint(),
@@ -161,6 +162,7 @@ fn start_producers(
         return Ok(BTreeMap::from([(EMBEDDED.to_owned(), Arc::new(producer))]));
     }
     let start = |(name, kafka): (&String, &KafkaSettings)| {
+        sinks::try_dead_letter_file(name, kafka)?;
         let config = sinks::kafka_config(name, kafka)?;
         let producer = match sinks::spill_config(name, &kafka.spill)? {
             Some(spill) => Producer::start_spilling(config, spill, &handle)
@@ -170,15 +172,6 @@ fn start_producers(
         Ok((name.clone(), Arc::new(producer)))
     };
     settings.kafka.iter().map(start).collect()
-}
-
-/// The feeds of each producer: one for each policy.
-fn feeds(producers: &BTreeMap<String, Arc<Producer>>) -> HashMap<(&str, AckPolicy), Arc<dyn Feed>> {
-    let of = |(name, producer): (_, &Arc<Producer>)| {
-        [AckPolicy::Durable, AckPolicy::Kafka]
-            .map(|policy| ((name, policy), Arc::new(producer.feed(policy)) as Arc<dyn Feed>))
-    };
-    producers.iter().map(|(name, producer)| (name.as_str(), producer)).flat_map(of).collect()
 }
 
 /// Says what was started.
@@ -216,7 +209,7 @@ fn announce(
     for (id, origin, topic) in sources.routes() {
         print_line(&format!("  source {id}: {origin} -> {topic}"));
     }
-    print_line(&format!("  http   http://{}/metrics and /healthz", settings.http.bind));
+    print_line(&format!("  http   http://{}/metrics, /healthz and /readyz", settings.http.bind));
 }
 
 /// Says that it listens; and, to somebody who runs it without a configuration, what to try.

@@ -12,6 +12,7 @@ use tidegate_kafka::{
     SpillStatus, State, Status, TopicLayout,
 };
 use tidegate_session::{Limits, QueuePolicy};
+use tidegate_sink::CountersSnapshot;
 use tracing::warn;
 
 use crate::config::{
@@ -103,8 +104,25 @@ pub(crate) fn kafka_config(name: &str, kafka: &KafkaSettings) -> Result<tidegate
         budget_bytes: kafka.buffer.as_usize(),
         request_timeout: kafka.request_timeout.get(),
         create_topics,
+        dead_letter: kafka.dead_letter.dead_letter(),
         ..tidegate_kafka::Config::default()
     })
+}
+
+/// Sees to it that the file of dead letters can be written, so that a wrong path is told at the start.
+///
+/// # Errors
+/// What is wrong with it, for a terminal.
+pub(crate) fn try_dead_letter_file(name: &str, kafka: &KafkaSettings) -> Result<(), String> {
+    let Some(path) = &kafka.dead_letter.file else { return Ok(()) };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| std::fs::OpenOptions::new().create(true).append(true).open(path))
+        .map(drop)
+        .map_err(|error| {
+            format!("error: kafka.{name}.dead_letter.file: cannot write {}: {error}", path.display())
+        })
 }
 
 /// Where a producer keeps what its Kafka does not take, if anywhere; the directory is ours from then on.
@@ -307,6 +325,83 @@ fn of_spill(status: &Status, value: impl Fn(&SpillStatus) -> u64) -> f64 {
     status.spill.as_ref().map_or(0.0, |spill| value(spill) as f64)
 }
 
+/// Metrics of several values for each sink.
+struct Labelled {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    /// Beside `sink`.
+    labels: &'static [&'static str],
+    values: fn(&Status) -> Vec<(Vec<String>, u64)>,
+}
+
+const LABELLED: [Labelled; 5] = [
+    Labelled {
+        name: "tidegate_sink_records_dead_lettered_total",
+        help: "Records that the destination refused for good and that are kept among the dead letters, by reason.",
+        kind: MetricType::COUNTER,
+        labels: &["reason"],
+        values: |status| {
+            let letters = status.records.dead_lettered.iter();
+            letters.map(|(reason, records)| (vec![reason.name().to_owned()], *records)).collect()
+        },
+    },
+    Labelled {
+        name: "tidegate_sink_records_dropped_total",
+        help: "Records that were thrown away as the rule's policy says, by reason.",
+        kind: MetricType::COUNTER,
+        labels: &["reason"],
+        values: |status| {
+            let drops = status.records.dropped.iter();
+            drops.map(|(reason, records)| (vec![reason.name().to_owned()], *records)).collect()
+        },
+    },
+    Labelled {
+        name: "tidegate_rule_records_offered_total",
+        help: "Records that a sink has taken from a rule: always the sum of those that ended and those that are held.",
+        kind: MetricType::COUNTER,
+        labels: &["rule"],
+        values: |status| by_rule(status, |records| records.offered),
+    },
+    Labelled {
+        name: "tidegate_rule_records_held",
+        help: "Records of a rule that wait for their destination.",
+        kind: MetricType::GAUGE,
+        labels: &["rule"],
+        values: |status| by_rule(status, |records| records.held),
+    },
+    Labelled {
+        name: "tidegate_rule_records_ended_total",
+        help: "Records of a rule by how they ended.",
+        kind: MetricType::COUNTER,
+        labels: &["rule", "end"],
+        values: ends,
+    },
+];
+
+/// The sources that had records: rules, and what an embedder would offer without one.
+fn sources(status: &Status) -> impl Iterator<Item = &(String, CountersSnapshot)> {
+    status.sources.iter().filter(|(name, records)| !name.is_empty() || records.offered > 0)
+}
+
+fn by_rule(status: &Status, value: fn(&CountersSnapshot) -> u64) -> Vec<(Vec<String>, u64)> {
+    sources(status).map(|(rule, records)| (vec![rule.clone()], value(records))).collect()
+}
+
+fn ends(status: &Status) -> Vec<(Vec<String>, u64)> {
+    let of = |(rule, records): &(String, CountersSnapshot)| {
+        [
+            ("delivered", records.delivered),
+            ("rejected", records.rejected),
+            ("dead_lettered", records.dead_lettered.values().sum()),
+            ("dropped", records.dropped.values().sum()),
+            ("lost", records.lost),
+        ]
+        .map(|(end, count)| (vec![rule.clone(), end.to_owned()], count))
+    };
+    sources(status).flat_map(of).collect()
+}
+
 const RETRIES: (&str, &str) =
     ("tidegate_sink_retries_total", "Batches that were sent again, by the class of the error.");
 const LATENCY: (&str, &str) =
@@ -322,12 +417,12 @@ impl SinkCollector {
                 vec!["sink".to_owned()]
             }
         };
-        let descriptions = names
-            .map(|(name, help)| {
-                Desc::new(name.to_owned(), help.to_owned(), labels(name), std::collections::HashMap::new())
-                    .expect("the names and labels above are valid")
-            })
-            .collect();
+        let labelled = LABELLED.iter().map(|metric| {
+            let labels = ["sink"].iter().chain(metric.labels).map(|&label| label.to_owned()).collect();
+            description(metric.name, metric.help, labels)
+        });
+        let descriptions =
+            names.map(|(name, help)| description(name, help, labels(name))).chain(labelled).collect();
         Self { producers: producers.clone(), descriptions }
     }
 }
@@ -358,6 +453,10 @@ impl Collector for SinkCollector {
                 family((single.name, single.help), single.kind, metrics.collect())
             })
             .collect();
+        families.extend(LABELLED.iter().map(|metric| {
+            let values = statuses.iter().flat_map(|(name, status)| labelled(metric, name, status));
+            family((metric.name, metric.help), metric.kind, values.collect())
+        }));
         families.push(family(RETRIES, MetricType::COUNTER, statuses.iter().flat_map(retries).collect()));
         families.push(family(LATENCY, MetricType::HISTOGRAM, statuses.iter().map(latency).collect()));
         families
@@ -371,6 +470,29 @@ pub(crate) fn family((name, help): (&str, &str), kind: MetricType, metrics: Vec<
     family.set_field_type(kind);
     family.set_metric(metrics);
     family
+}
+
+fn description(name: &str, help: &str, labels: Vec<String>) -> Desc {
+    Desc::new(name.to_owned(), help.to_owned(), labels, std::collections::HashMap::new())
+        .expect("the names and labels above are valid")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
+fn labelled(metric: &Labelled, sink: &str, status: &Status) -> Vec<Metric> {
+    let of = |(values, count): (Vec<String>, u64)| {
+        let mut labels = vec![label("sink", sink)];
+        labels.extend(metric.labels.iter().zip(&values).map(|(name, value)| label(name, value)));
+        let mut one = Metric::from_label(labels);
+        if metric.kind == MetricType::COUNTER {
+            one.set_counter(counter(count as f64));
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(count as f64);
+            one.set_gauge(gauge);
+        }
+        one
+    };
+    (metric.values)(status).into_iter().map(of).collect()
 }
 
 pub(crate) fn label(name: &str, value: &str) -> LabelPair {

@@ -52,8 +52,9 @@ fn severity(outcome: Outcome) -> u8 {
         Outcome::Delivered => 0,
         Outcome::Rejected(Rejection::TooLarge) => 1,
         Outcome::Rejected(Rejection::NotAllowed) => 2,
-        Outcome::Rejected(_) => 3,
-        Outcome::Lost => 4,
+        Outcome::Rejected(Rejection::IllegalTopic) => 3,
+        Outcome::Rejected(_) => 4,
+        Outcome::Lost => 5,
     }
 }
 
@@ -62,7 +63,8 @@ fn outcome_of(severity: u8) -> Outcome {
         0 => Outcome::Delivered,
         1 => Outcome::Rejected(Rejection::TooLarge),
         2 => Outcome::Rejected(Rejection::NotAllowed),
-        3 => Outcome::Rejected(Rejection::Invalid),
+        3 => Outcome::Rejected(Rejection::IllegalTopic),
+        4 => Outcome::Rejected(Rejection::Invalid),
         _ => Outcome::Lost,
     }
 }

@@ -226,12 +226,7 @@ impl Metrics {
 
     /// Counts a QoS 1 or 2 message whose record a sink refused for good.
     pub(crate) fn count_rejection(&self, rejection: Rejection) {
-        let reason = match rejection {
-            Rejection::TooLarge => "too_large",
-            Rejection::NotAllowed => "not_allowed",
-            _ => "invalid",
-        };
-        self.rejected.with_label_values(&[reason]).inc();
+        self.rejected.with_label_values(&[rejection.name()]).inc();
     }
 
     /// Counts a filter that was refused.

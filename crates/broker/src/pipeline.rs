@@ -14,7 +14,7 @@ use tidegate_rules::{
     Template,
 };
 use tidegate_session::{Message, Token};
-use tidegate_sink::{Ack, Feed, Offer, OwnedRecord, Record, Settle};
+use tidegate_sink::{Ack, Feed, Offer, OwnedRecord, Record, Rejection, Settle};
 
 use crate::engine::{Engine, RulesError};
 use crate::entry::Entry;
@@ -331,14 +331,16 @@ impl Bound {
         let event = row.event();
         let RuleWork { topic, key, value, headers: rendered, touched, .. } = work;
         topic.clear();
-        let destination = match output.topic.literal() {
-            Some(literal) => literal,
-            None => {
-                match output.topic.render(row, Missing::Refuse, topic).map(|()| std::str::from_utf8(topic)) {
-                    Ok(Ok(name)) => name,
-                    _ => return self.metrics.count_failure("no_topic"),
-                }
-            }
+        let (destination, unmade) = if let Some(literal) = output.topic.literal() {
+            (literal, None)
+        } else if let Ok(Ok(name)) =
+            output.topic.render(row, Missing::Refuse, topic).map(|()| std::str::from_utf8(topic))
+        {
+            (name, None)
+        } else {
+            // It has nowhere to go, which its publisher and the destination's dead letters hear.
+            self.metrics.count_failure("no_topic");
+            (output.topic.text(), Some(Rejection::IllegalTopic))
         };
         let key = match &output.key {
             None => Some(event.client_id.as_bytes()).filter(|client_id| !client_id.is_empty()),
@@ -368,13 +370,13 @@ impl Bound {
         };
         // Behind a record that found no room nothing overtakes.
         if let Some(stalled) = &mut ruled.stalled {
-            stalled.push(&output.feed, &record, ack);
+            stalled.push(&output.feed, &record, ack, unmade);
             return;
         }
-        match output.feed.offer(&record, ack) {
+        match hand_over(&*output.feed, &record, ack, unmade) {
             Offer::Taken => touched.add(&output.feed),
             Offer::Full(ack) => {
-                ruled.stalled.get_or_insert_default().push(&output.feed, &record, ack);
+                ruled.stalled.get_or_insert_default().push(&output.feed, &record, ack, unmade);
             }
         }
     }
@@ -424,6 +426,14 @@ fn add_default_headers<'e>(event: &'e Event<'e>, headers: &mut SmallVec<[Header<
                 headers.push((name, Some(value.as_bytes())));
             }
         });
+    }
+}
+
+/// Offers a record, or has it refused for the reason that it could not be made.
+fn hand_over(feed: &dyn Feed, record: &Record<'_>, ack: Option<Ack>, unmade: Option<Rejection>) -> Offer {
+    match unmade {
+        None => feed.offer(record, ack),
+        Some(reason) => feed.refuse(record, ack, reason),
     }
 }
 
@@ -486,10 +496,18 @@ impl Acks<'_> {
     }
 }
 
+struct Returned {
+    feed: Arc<dyn Feed>,
+    record: OwnedRecord,
+    ack: Option<Ack>,
+    /// Why it could not be made whole, if that is so.
+    unmade: Option<Rejection>,
+}
+
 /// Records that a full destination gave back, in order, until it has room.
 #[derive(Default)]
 pub(crate) struct Stalled {
-    returned: VecDeque<(Arc<dyn Feed>, OwnedRecord, Option<Ack>)>,
+    returned: VecDeque<Returned>,
 }
 
 impl Stalled {
@@ -498,15 +516,22 @@ impl Stalled {
         self.returned.len()
     }
 
-    fn push(&mut self, feed: &Arc<dyn Feed>, record: &Record<'_>, ack: Option<Ack>) {
-        self.returned.push_back((Arc::clone(feed), OwnedRecord::from(record), ack));
+    fn push(
+        &mut self,
+        feed: &Arc<dyn Feed>,
+        record: &Record<'_>,
+        ack: Option<Ack>,
+        unmade: Option<Rejection>,
+    ) {
+        let record = OwnedRecord::from(record);
+        self.returned.push_back(Returned { feed: Arc::clone(feed), record, ack, unmade });
     }
 
     /// Offers the records again as room returns. Ready when all are taken.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some((feed, record, ack)) = self.returned.front_mut() {
+        while let Some(Returned { feed, record, ack, unmade }) = self.returned.front_mut() {
             let ack_again = ack.take();
-            match record.with_borrowed(|record| feed.offer(record, ack_again)) {
+            match record.with_borrowed(|record| hand_over(&**feed, record, ack_again, *unmade)) {
                 Offer::Taken => {
                     feed.flush();
                     self.returned.pop_front();

@@ -7,6 +7,7 @@ use tidegate_sink::BackoffPolicy;
 
 use crate::compression::Compression;
 use crate::connect::{Connect, PlainTcp};
+use crate::dead_letter::DeadLetter;
 use crate::partitioner::{JavaPartitioner, Partitioner};
 use crate::sasl::Sasl;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub warn_of_single_copies: bool,
     /// Creates topics that are missing. `None`: wait until someone else does.
     pub create_topics: Option<TopicLayout>,
+    /// Where records go that Kafka will never take. `None`: they are rejected.
+    pub dead_letter: Option<DeadLetter>,
 }
 
 /// How a topic is created.
@@ -88,6 +91,7 @@ impl Default for Config {
             metadata_interval: Duration::from_mins(5),
             warn_of_single_copies: true,
             create_topics: None,
+            dead_letter: None,
         }
     }
 }

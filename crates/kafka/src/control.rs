@@ -271,8 +271,15 @@ impl ControlTask {
     }
 
     /// Ends a topic that can't exist.
-    fn refuse(&self, topic: &Topic) {
-        self.shared.end(topic.refuse(&self.shared, Rejection::Invalid));
+    fn refuse(&self, topic: &Arc<Topic>) {
+        let (ended, backlog) = topic.refuse(&self.shared, Rejection::IllegalTopic);
+        self.shared.end(ended);
+        if !backlog.is_empty() {
+            let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(topic));
+            tokio::task::spawn_blocking(move || {
+                shared.reject_spilled(&topic.name, backlog, Rejection::IllegalTopic)
+            });
+        }
         self.shared.meter.solved(&Part::Topic(Arc::clone(&topic.name)));
     }
 

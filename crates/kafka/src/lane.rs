@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 use tracing::debug;
 
+use crate::books::Sources;
 use crate::config::host_port;
 use crate::connection::{Connection, ConnectionError};
 use crate::error_class::{ErrorClass, UNKNOWN_SERVER_ERROR, error_name};
@@ -152,6 +153,7 @@ enum Event {
 #[derive(Default)]
 struct Settling {
     acks: Vec<Ack>,
+    sources: Sources,
     records: usize,
     bytes: usize,
 }
@@ -348,7 +350,7 @@ impl LaneTask {
             self.shared.control.want_identity(Arc::clone(partition));
         }
         for (batch, reason) in recovery.rejected {
-            self.shared.settle_batch(batch, Outcome::Rejected(reason));
+            self.shared.reject_batch(&partition.topic, batch, reason);
         }
     }
 
@@ -432,6 +434,11 @@ impl LaneTask {
                     let latency =
                         batch.first_sent.map_or(Duration::ZERO, |sent| now.saturating_duration_since(sent));
                     self.shared.meter.delivered(batch.bytes().len(), latency);
+                    if self.shared.is_for_dead_letters(&partition.topic) {
+                        self.shared.count_dead_letters(&batch);
+                    } else {
+                        self.settling.sources.gather(&batch.sources);
+                    }
                     self.settling.records += records;
                     self.settling.bytes += batch.charged();
                     let buffers = batch.finish(&mut self.settling.acks);
@@ -467,8 +474,9 @@ impl LaneTask {
         }
         // Publishers interleave in a batch; each is told once, of all that is theirs, in its order.
         self.settling.acks.sort_by_key(Ack::target_id);
+        self.shared.meter.books.settled(&self.settling.sources, Outcome::Delivered);
+        self.settling.sources.clear();
         settle_all(self.settling.acks.drain(..), Outcome::Delivered);
-        self.shared.meter.records.settled(Outcome::Delivered, self.settling.records as u64);
         self.shared.budget.give_back(self.settling.bytes);
         self.settling.records = 0;
         self.settling.bytes = 0;

@@ -42,7 +42,7 @@
 //! | `Delivered` | NONE, DUPLICATE_SEQUENCE_NUMBER | settles the records as delivered |
 //! | `RetryWithMetadata` | UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, BROKER_NOT_AVAILABLE, REPLICA_NOT_AVAILABLE, NETWORK_EXCEPTION, KAFKA_STORAGE_ERROR, LISTENER_NOT_FOUND, FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH, UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID | asks who leads now; sends the same bytes there after a backoff |
 //! | `RetryInPlace` | CORRUPT_MESSAGE, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, NOT_ENOUGH_REPLICAS_AFTER_APPEND, COORDINATOR_*, NOT_COORDINATOR, CONCURRENT_TRANSACTIONS, THROTTLING_QUOTA_EXCEEDED | sends the same bytes again after a backoff |
-//! | `Split` | MESSAGE_TOO_LARGE, RECORD_LIST_TOO_LARGE; INVALID_RECORD, INVALID_TIMESTAMP | halves the batch until the record is alone, and settles it as rejected; its neighbours go on |
+//! | `Split` | MESSAGE_TOO_LARGE, RECORD_LIST_TOO_LARGE; INVALID_RECORD, INVALID_TIMESTAMP | halves the batch until the record is alone, which becomes a dead letter or is rejected; its neighbours go on |
 //! | `NewProducerId` | OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, INVALID_PRODUCER_ID_MAPPING, UNKNOWN_PRODUCER_ID, PRODUCER_FENCED | takes a new producer id for the partition and sends everything unanswered again under it: at most five batches, counted as possible duplicates |
 //! | `Park` | the authorisation errors, POLICY_VIOLATION, UNSUPPORTED_*, INVALID_REQUIRED_ACKS, INVALID_TOPIC_EXCEPTION, UNKNOWN_SERVER_ERROR, any code that is not listed | holds the records, reports the reason, asks again at the backoff's cap |
 //!
@@ -52,6 +52,16 @@
 //! Kafka measures the age of a producer id by the timestamps of its records (`producer.id.expiration.ms`, a day unless
 //! changed). A node that restarts while the last records carry timestamps older than that has forgotten the sequence, and
 //! stores a repetition twice: stamp records with the time of their arrival where that matters.
+//!
+//! # Records that Kafka will never take
+//!
+//! A record that is too large alone, invalid, not allowed, or for a topic that can't be there, is rejected, or goes where
+//! [`Config::dead_letter`] says. In a topic it keeps key, value, timestamp and headers, and has further headers:
+//! `dead_letter.reason` ([`Rejection::name`](tidegate_sink::Rejection::name)), `dead_letter.rule` (the name of
+//! [`Producer::feed_for`]), `dead_letter.topic`, `dead_letter.time` (milliseconds since the Unix epoch) and, where key, value
+//! and headers were cut off at 16 KiB each because the whole was too large for that topic too, `dead_letter.value_bytes`. In a
+//! file it is a line of JSON. It counts as delivered, for whoever waits for it, when it is safe there. A dead letter that is
+//! refused itself is rejected.
 //!
 //! # While Kafka does not take records
 //!
@@ -82,11 +92,14 @@
     reason = "Kafka's lengths and counts are signed; each is bounded by a request"
 )]
 
+mod books;
 mod compression;
 mod config;
 mod connect;
 mod connection;
 mod control;
+mod dead_letter;
+mod dead_letter_file;
 mod error_class;
 mod lane;
 mod murmur2;
@@ -109,6 +122,7 @@ pub use compression::Compression;
 pub use config::{Config, MAX_TOPICS, TopicLayout};
 pub use connect::{Connect, Connecting, PlainTcp, Stream};
 pub use connection::ConnectionError;
+pub use dead_letter::{DeadLetter, DeadLetterFile};
 pub use error_class::{ErrorClass, classify, error_name};
 pub use murmur2::murmur2;
 pub use partitioner::{JavaPartitioner, Partitioner};
@@ -123,3 +137,4 @@ pub use status::{LATENCY_BUCKETS_MS, State, Status};
 pub use tidegate_spill::{Directory, Disk, OpenError};
 pub use tls::{Tls, TlsConfig, TlsError, TlsIdentity};
 pub use token::{TokenEndpoint, TokenError};
+pub use topic::is_legal_topic_name;

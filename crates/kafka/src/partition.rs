@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tidegate_sink::{Backoff, BackoffPolicy, Record, Rejection};
 
+use crate::books::Sources;
 use crate::error_class::{ErrorClass, OUT_OF_ORDER_SEQUENCE, classify};
 use crate::lane::Lane;
 use crate::record_batch::{
-    Lent, OpenBatch, Owed, ProducerIdentity, SealedBatch, advance_sequence, retreat_sequence,
+    Lent, OpenBatch, ProducerIdentity, SealedBatch, Ticket, advance_sequence, retreat_sequence,
 };
 use crate::spill::Spilled;
 
@@ -99,13 +100,15 @@ pub(crate) enum Gathered {
 pub(crate) struct Copied {
     pub(crate) bytes: Vec<u8>,
     pub(crate) records: usize,
+    pub(crate) sources: Sources,
     pub(crate) lent: Arc<Mutex<Lent>>,
 }
 
 impl Copied {
     pub(crate) fn of(batch: &mut SealedBatch) -> Self {
         let lent = batch.lend();
-        Self { bytes: batch.bytes().to_vec(), records: batch.records(), lent }
+        let sources = batch.sources.clone();
+        Self { bytes: batch.bytes().to_vec(), records: batch.records(), sources, lent }
     }
 }
 
@@ -178,27 +181,26 @@ impl Partition {
 }
 
 impl Queue {
-    /// Takes a record in, or gives its ack back when the queue is closed. `begin` makes a batch where one begins.
+    /// Takes a record in, or gives its ticket back when the queue is closed. `begin` makes a batch where one begins.
     pub(crate) fn append(
         &mut self,
         record: &Record<'_>,
-        ack: Option<Owed>,
-        charged: usize,
+        ticket: Ticket,
         batch_bytes: usize,
         begin: impl FnOnce() -> OpenBatch,
-    ) -> Result<Appended, Option<Owed>> {
+    ) -> Result<Appended, Ticket> {
         if self.closed {
-            return Err(ack);
+            return Err(ticket);
         }
         let mut appended = Appended::Joined;
-        if let Some(full) = self.open.take_if(|open| open.bytes() + charged > batch_bytes) {
+        if let Some(full) = self.open.take_if(|open| open.bytes() + ticket.charged > batch_bytes) {
             self.sealed.push_back(full.seal());
             appended = Appended::Sealed;
         }
         if self.open.is_none() && appended == Appended::Joined {
             appended = Appended::Began;
         }
-        self.open.get_or_insert_with(begin).push(record, ack, charged);
+        self.open.get_or_insert_with(begin).push(record, ticket);
         Ok(appended)
     }
 
@@ -545,6 +547,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::books::SourceId;
     use crate::compression::Compression;
     use crate::record_batch::Buffers;
 
@@ -553,6 +556,10 @@ mod tests {
 
     fn begun(now: Instant) -> OpenBatch {
         OpenBatch::new(Buffers::default(), Compression::None, now)
+    }
+
+    fn ticket() -> Ticket {
+        Ticket { source: SourceId::default(), ack: None, charged: 50 }
     }
 
     struct Fixture {
@@ -570,7 +577,7 @@ mod tests {
         fn batch(&mut self, records: usize) {
             let mut queue = self.partition.queue.lock();
             for _ in 0..records {
-                queue.append(&Record::new("t"), None, 50, 1 << 20, || begun(self.now)).unwrap();
+                queue.append(&Record::new("t"), ticket(), 1 << 20, || begun(self.now)).unwrap();
             }
             let open = queue.open.take().unwrap();
             queue.sealed.push_back(open.seal());
@@ -711,7 +718,7 @@ mod tests {
     fn a_batch_waits_for_its_linger_unless_nothing_is_in_flight() {
         let f = Fixture::new();
         let mut queue = f.partition.queue.lock();
-        queue.append(&Record::new("t"), None, 50, 1000, || begun(f.now)).unwrap();
+        queue.append(&Record::new("t"), ticket(), 1000, || begun(f.now)).unwrap();
         assert!(queue.next_batch(f.now, LINGER, false).is_none());
         assert_eq!(queue.deadline(LINGER), Some(f.now + LINGER));
         assert!(queue.next_batch(f.now + LINGER, LINGER, false).is_some());

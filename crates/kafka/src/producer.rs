@@ -10,20 +10,23 @@ use std::time::Duration;
 
 use ahash::RandomState as FastHash;
 use parking_lot::{Mutex, RwLock};
-use tidegate_sink::{Ack, Feed, MemoryBudget, Offer, Outcome, Record, Rejection};
+use tidegate_sink::{Ack, Feed, MemoryBudget, Offer, Outcome, OwnedRecord, Record, Rejection};
 use tidegate_spill::OpenError;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::books::Source;
 use crate::config::{Config, MAX_TOPICS};
 use crate::connection::Dialer;
 use crate::control::{Control, ControlTask};
+use crate::dead_letter::DeadLetters;
+use crate::dead_letter_file::FileQueue;
 use crate::lane::{Lane, LaneTask};
-use crate::record_batch::{Buffers, OpenBatch, Owed, SealedBatch, budget_bytes};
+use crate::record_batch::{Buffers, OpenBatch, Owed, SealedBatch, Ticket, budget_bytes};
 use crate::spill::{AckPolicy, Spill, SpillConfig, Spilled};
 use crate::status::{Meter, Status};
-use crate::topic::{Ended, MAX_TOPIC_NAME_BYTES, Topic};
+use crate::topic::{Ended, Topic, is_legal_topic_name};
 
 /// Empty buffers kept for the next batches, at most.
 const MAX_SPARE_BUFFERS: usize = 64;
@@ -39,7 +42,9 @@ const CLOSING_LOOK: Duration = Duration::from_millis(2);
 pub struct Producer {
     shared: Arc<Shared>,
     control: JoinHandle<()>,
-    spill: Option<JoinHandle<()>>,
+    /// The tasks that write to this machine's disk.
+    disk: Vec<JoinHandle<()>>,
+    source: Arc<Source>,
 }
 
 /// What the tasks of a producer and those who offer to it share.
@@ -50,12 +55,13 @@ pub(crate) struct Shared {
     pub(crate) meter: Meter,
     pub(crate) control: Control,
     pub(crate) spill: Option<Spill>,
+    pub(crate) dead_letters: Option<DeadLetters>,
     topics: RwLock<HashMap<Arc<str>, Arc<Topic>, FastHash>>,
     addresses: RwLock<HashMap<i32, (String, u16)>>,
     lanes: RwLock<Vec<Arc<Lane>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     spare: Mutex<Vec<Buffers>>,
-    runtime: Handle,
+    pub(crate) runtime: Handle,
     seeds: (RandomState, AtomicU64),
     reached: AtomicBool,
     closing: AtomicBool,
@@ -65,7 +71,7 @@ pub(crate) struct Shared {
 impl Producer {
     /// Starts a producer on `runtime`. Kafka need not be there yet. It keeps in memory what Kafka does not take.
     pub fn start(config: Config, runtime: &Handle) -> Self {
-        Self::begin(config, None, Vec::new(), runtime)
+        Self::begin(config, Meter::default(), None, Vec::new(), runtime)
     }
 
     /// Starts a producer which keeps on disk what Kafka does not take, and takes up first what an earlier one left there.
@@ -75,12 +81,14 @@ impl Producer {
     /// [`OpenError`] when the log can't be opened.
     pub fn start_spilling(config: Config, spill: SpillConfig, runtime: &Handle) -> Result<Self, OpenError> {
         let started = Instant::now().into_std();
-        let (spill, found) = Spill::open(spill, started)?;
-        Ok(Self::begin(config, Some(spill), found, runtime))
+        let meter = Meter::default();
+        let (spill, found) = Spill::open(spill, started, &meter.books)?;
+        Ok(Self::begin(config, meter, Some(spill), found, runtime))
     }
 
     fn begin(
         mut config: Config,
+        meter: Meter,
         spill: Option<Spill>,
         found: Vec<(String, Spilled)>,
         runtime: &Handle,
@@ -95,9 +103,10 @@ impl Producer {
         let shared = Arc::new(Shared {
             dialer,
             budget: MemoryBudget::new(config.budget_bytes),
-            meter: Meter::default(),
+            meter,
             control: Control::default(),
             spill,
+            dead_letters: config.dead_letter.as_ref().map(DeadLetters::new),
             topics: RwLock::default(),
             addresses: RwLock::default(),
             lanes: RwLock::default(),
@@ -116,20 +125,30 @@ impl Producer {
             let topic = topics.entry(Arc::clone(&topic.name)).or_insert_with(|| Arc::new(topic));
             topic.recovered(spilled);
         }
-        if let Some(spill) = &shared.spill {
-            shared.meter.records.taken_over(spill.recovered());
-        }
         // A task's timers belong to the runtime that it is made in.
         let _entered = runtime.enter();
         let control = runtime.spawn(ControlTask::new(Arc::clone(&shared)).run());
-        let spill = shared.spill.is_some().then(|| runtime.spawn(crate::spill::run(Arc::clone(&shared))));
-        Self { shared, control, spill }
+        let mut disk = Vec::new();
+        if shared.spill.is_some() {
+            disk.push(runtime.spawn(crate::spill::run(Arc::clone(&shared))));
+        }
+        if shared.dead_letter_file().is_some() {
+            disk.push(runtime.spawn(crate::dead_letter_file::run(Arc::clone(&shared))));
+        }
+        let source = shared.meter.books.named("");
+        Self { shared, control, disk, source }
     }
 
     /// A feed over this producer whose records are acknowledged by `policy`. The producer itself is one for
     /// [`AckPolicy::Durable`].
     pub fn feed(&self, policy: AckPolicy) -> impl Feed + use<> {
-        PolicyFeed { shared: Arc::clone(&self.shared), policy }
+        self.feed_for("", policy)
+    }
+
+    /// The same for the records of `source`, such as a rule: they are counted in [`Status::sources`] under its name, which
+    /// also stands in their dead letters. A name of more than 255 bytes, or of the 4096th source, is not told apart.
+    pub fn feed_for(&self, source: &str, policy: AckPolicy) -> impl Feed + use<> {
+        PolicyFeed { shared: Arc::clone(&self.shared), source: self.shared.meter.books.named(source), policy }
     }
 
     /// What an operator may know.
@@ -159,7 +178,8 @@ impl Producer {
         while self.shared.budget.used() > 0 && Instant::now() < deadline {
             if let Some(spill) = self.shared.spill.as_ref().filter(|_| Instant::now() >= half) {
                 spill.force();
-                if self.shared.is_all_spilled() {
+                let letters_are_written = self.shared.dead_letter_file().is_none_or(|file| file.is_empty());
+                if self.shared.is_all_spilled() && letters_are_written {
                     break;
                 }
             }
@@ -178,7 +198,7 @@ impl Producer {
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.stopped.store(true, Ordering::SeqCst);
         self.control.abort();
-        self.spill.iter().for_each(JoinHandle::abort);
+        self.disk.iter().for_each(JoinHandle::abort);
         self.shared.wake_lanes();
     }
 }
@@ -192,7 +212,11 @@ impl Drop for Producer {
 
 impl Feed for Producer {
     fn offer(&self, record: &Record<'_>, ack: Option<Ack>) -> Offer {
-        self.shared.take_in(record, ack, AckPolicy::Durable)
+        self.shared.take_in(record, ack, AckPolicy::Durable, &self.source)
+    }
+
+    fn refuse(&self, record: &Record<'_>, ack: Option<Ack>, reason: Rejection) -> Offer {
+        self.shared.take_refused(record, ack, AckPolicy::Durable, &self.source, reason)
     }
 
     fn flush(&self) {
@@ -207,12 +231,17 @@ impl Feed for Producer {
 /// A producer, for records with one policy.
 struct PolicyFeed {
     shared: Arc<Shared>,
+    source: Arc<Source>,
     policy: AckPolicy,
 }
 
 impl Feed for PolicyFeed {
     fn offer(&self, record: &Record<'_>, ack: Option<Ack>) -> Offer {
-        self.shared.take_in(record, ack, self.policy)
+        self.shared.take_in(record, ack, self.policy, &self.source)
+    }
+
+    fn refuse(&self, record: &Record<'_>, ack: Option<Ack>, reason: Rejection) -> Offer {
+        self.shared.take_refused(record, ack, self.policy, &self.source, reason)
     }
 
     fn flush(&self) {
@@ -231,87 +260,142 @@ impl fmt::Debug for Producer {
 }
 
 impl Shared {
-    fn take_in(&self, record: &Record<'_>, ack: Option<Ack>, policy: AckPolicy) -> Offer {
-        let charged = budget_bytes(record);
-        if !self.budget.try_take(charged) {
-            self.meter.records.refused();
-            return Offer::Full(ack);
+    fn take_in(
+        self: &Arc<Self>,
+        record: &Record<'_>,
+        ack: Option<Ack>,
+        policy: AckPolicy,
+        source: &Source,
+    ) -> Offer {
+        if self.is_for_dead_letters(record.topic) {
+            return self.take_refused(record, ack, policy, source, Rejection::NotAllowed);
         }
-        self.meter.records.offered();
+        let ticket = match self.admit(record, ack, policy, source) {
+            Ok(ticket) => ticket,
+            Err(full) => return full,
+        };
         // Settled after every lock is released: whoever is told may offer again.
-        let owed = ack.map(|ack| Owed { ack, policy });
-        if let Err(ended) = self.offer(record, owed, charged) {
-            self.end([ended]);
+        if let Err(ended) = self.offer(record, ticket) {
+            self.end_borrowed(record, ended);
         }
         Offer::Taken
     }
 
-    fn flush(&self) {
+    fn take_refused(
+        self: &Arc<Self>,
+        record: &Record<'_>,
+        ack: Option<Ack>,
+        policy: AckPolicy,
+        source: &Source,
+        reason: Rejection,
+    ) -> Offer {
+        match self.admit(record, ack, policy, source) {
+            Ok(ticket) => self.give_up(record, ticket, reason),
+            Err(full) => return full,
+        }
+        Offer::Taken
+    }
+
+    /// Takes room for a record, and counts it.
+    fn admit(
+        &self,
+        record: &Record<'_>,
+        ack: Option<Ack>,
+        policy: AckPolicy,
+        source: &Source,
+    ) -> Result<Ticket, Offer> {
+        let charged = budget_bytes(record);
+        if !self.budget.try_take(charged) {
+            source.counters.refused();
+            return Err(Offer::Full(ack));
+        }
+        source.counters.offered();
+        Ok(Ticket { source: source.id, ack: ack.map(|ack| Owed { ack, policy }), charged })
+    }
+
+    pub(crate) fn flush(&self) {
         self.lanes.read().iter().for_each(|lane| lane.flush());
         if let Some(spill) = &self.spill {
             spill.flush();
         }
     }
 
-    fn offer(&self, record: &Record<'_>, ack: Option<Owed>, charged: usize) -> Result<(), Ended> {
-        let rejected = |ack, reason| Err(Ended { ack, charged, outcome: Outcome::Rejected(reason) });
+    pub(crate) fn offer(&self, record: &Record<'_>, ticket: Ticket) -> Result<(), Ended> {
+        let rejected = |ticket, reason| Err(Ended { ticket, outcome: Outcome::Rejected(reason) });
         if self.is_closing() {
-            return Err(Ended { ack, charged, outcome: Outcome::Lost });
+            return Err(Ended { ticket, outcome: Outcome::Lost });
         }
-        if charged > self.config.max_request_bytes {
-            return rejected(ack, Rejection::TooLarge);
+        if ticket.charged > self.config.max_request_bytes {
+            return rejected(ticket, Rejection::TooLarge);
         }
         if let Some(topic) = self.topics.read().get(record.topic) {
-            return topic.offer(self, record, ack, charged);
+            return topic.offer(self, record, ticket);
         }
-        if record.topic.is_empty() || record.topic.len() > MAX_TOPIC_NAME_BYTES {
-            return rejected(ack, Rejection::Invalid);
+        if !is_legal_topic_name(record.topic) {
+            return rejected(ticket, Rejection::IllegalTopic);
         }
         let topic = {
             let mut topics = self.topics.write();
             if topics.len() >= MAX_TOPICS && !topics.contains_key(record.topic) {
-                return rejected(ack, Rejection::NotAllowed);
+                return rejected(ticket, Rejection::NotAllowed);
             }
             let topic = Topic::new(record.topic);
             Arc::clone(topics.entry(Arc::clone(&topic.name)).or_insert_with(|| Arc::new(topic)))
         };
         self.control.refresh();
-        topic.offer(self, record, ack, charged)
+        topic.offer(self, record, ticket)
     }
 
     /// Settles records that did not go on.
-    pub(crate) fn end(&self, ended: impl IntoIterator<Item = Ended>) {
-        for Ended { ack, charged, outcome } in ended {
-            if let Some(owed) = ack {
-                owed.ack.settle(outcome);
-            }
-            self.meter.records.settled(outcome, 1);
-            self.budget.give_back(charged);
+    pub(crate) fn end(self: &Arc<Self>, ended: impl IntoIterator<Item = (OwnedRecord, Ended)>) {
+        for (record, ended) in ended {
+            record.with_borrowed(|record| self.end_borrowed(record, ended));
         }
     }
 
+    fn end_borrowed(self: &Arc<Self>, record: &Record<'_>, ended: Ended) {
+        match ended.outcome {
+            Outcome::Rejected(reason) => self.reject(record, ended.ticket, reason),
+            outcome @ (Outcome::Delivered | Outcome::Lost) => self.settle_one(ended.ticket, outcome),
+        }
+    }
+
+    /// Settles one record that is in no batch.
+    pub(crate) fn settle_one(&self, ticket: Ticket, outcome: Outcome) {
+        let Ticket { source, ack, charged } = ticket;
+        self.meter.books.source(source).counters.settled(outcome, 1);
+        if let Some(owed) = ack {
+            owed.ack.settle(outcome);
+        }
+        self.budget.give_back(charged);
+    }
+
     /// Settles all records of `batch`.
-    pub(crate) fn settle_batch(&self, batch: SealedBatch, outcome: Outcome) {
+    pub(crate) fn settle_batch(&self, mut batch: SealedBatch, outcome: Outcome) {
         let (records, charged) = (batch.records(), batch.charged());
+        let sources = std::mem::take(&mut batch.sources);
         // What is on disk is not lost: the next producer takes it up.
         let is_held = outcome == Outcome::Lost && batch.is_safe();
         let mut acks = Vec::with_capacity(records);
         drop(batch.finish(&mut acks));
         tidegate_sink::settle_all(acks, outcome);
         if !is_held {
-            self.meter.records.settled(outcome, records as u64);
+            self.meter.books.settled(&sources, outcome);
         }
         self.budget.give_back(charged);
     }
 
     /// Settles as lost what no lane has in flight.
-    fn lose_rest(&self) {
+    fn lose_rest(self: &Arc<Self>) {
         for topic in self.topics() {
             let (batches, ended) = topic.close(self);
             for batch in batches {
                 self.settle_batch(batch, Outcome::Lost);
             }
             self.end(ended);
+        }
+        for ticket in self.dead_letter_file().map(FileQueue::close).unwrap_or_default() {
+            self.settle_one(ticket, Outcome::Lost);
         }
         self.budget.wake_all();
     }

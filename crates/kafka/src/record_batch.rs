@@ -7,6 +7,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tidegate_sink::{Ack, Record};
 
+use crate::books::{SourceId, Sources};
 use crate::compression::{Compression, MAX_UNPACKED_BYTES};
 use crate::spill::AckPolicy;
 
@@ -29,6 +30,17 @@ pub(crate) struct ProducerIdentity {
 pub(crate) struct Owed {
     pub(crate) ack: Ack,
     pub(crate) policy: AckPolicy,
+}
+
+/// What a record carries beside its content.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// Whose it is.
+    pub(crate) source: SourceId,
+    /// Who waits for it, if anybody.
+    pub(crate) ack: Option<Owed>,
+    /// What it holds of the memory budget.
+    pub(crate) charged: usize,
 }
 
 /// The acks of a batch that stays in memory while the spill log writes a copy of it: whoever is told first, the log or
@@ -75,6 +87,7 @@ impl Buffers {
 pub(crate) struct OpenBatch {
     bytes: Vec<u8>,
     acks: Vec<Option<Owed>>,
+    sources: Sources,
     base_timestamp_ms: i64,
     max_timestamp_ms: i64,
     charged: usize,
@@ -88,11 +101,21 @@ impl OpenBatch {
         bytes.clear();
         bytes.resize(HEADER_BYTES, 0);
         acks.clear();
-        Self { bytes, acks, base_timestamp_ms: 0, max_timestamp_ms: 0, charged: 0, compression, opened: now }
+        let sources = Sources::default();
+        Self {
+            bytes,
+            acks,
+            sources,
+            base_timestamp_ms: 0,
+            max_timestamp_ms: 0,
+            charged: 0,
+            compression,
+            opened: now,
+        }
     }
 
     /// Encodes `record` at the end.
-    pub(crate) fn push(&mut self, record: &Record<'_>, ack: Option<Owed>, charged: usize) {
+    pub(crate) fn push(&mut self, record: &Record<'_>, ticket: Ticket) {
         if self.acks.is_empty() {
             self.base_timestamp_ms = record.timestamp_ms;
             self.max_timestamp_ms = record.timestamp_ms;
@@ -103,8 +126,9 @@ impl OpenBatch {
         let timestamp_delta = record.timestamp_ms.wrapping_sub(self.base_timestamp_ms);
         let offset_delta = self.acks.len() as i64;
         encode_record(record, timestamp_delta, offset_delta, &mut self.bytes);
-        self.acks.push(ack);
-        self.charged += charged;
+        self.acks.push(ticket.ack);
+        self.sources.push(ticket.source, 1);
+        self.charged += ticket.charged;
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -121,8 +145,11 @@ impl OpenBatch {
 
     /// Compresses the records, and completes the header but for what [`SealedBatch::stamp`] writes.
     pub(crate) fn seal(self) -> SealedBatch {
-        let Self { bytes, acks, base_timestamp_ms, max_timestamp_ms, charged, compression, opened } = self;
-        SealedBatch::new(bytes, acks, compression, (base_timestamp_ms, max_timestamp_ms), charged, opened)
+        let Self { bytes, acks, sources, base_timestamp_ms, max_timestamp_ms, charged, compression, opened } =
+            self;
+        let milliseconds = (base_timestamp_ms, max_timestamp_ms);
+        let sealed = SealedBatch::new(bytes, acks, compression, milliseconds, charged, opened);
+        SealedBatch { sources, ..sealed }
     }
 }
 
@@ -135,6 +162,8 @@ pub(crate) struct SealedBatch {
     acks: Vec<Option<Owed>>,
     lent: Option<Arc<Mutex<Lent>>>,
     records: usize,
+    /// Whose records they are.
+    pub(crate) sources: Sources,
     charged: usize,
     /// When its first record was taken in.
     pub(crate) opened: Instant,
@@ -184,6 +213,7 @@ impl SealedBatch {
             acks,
             lent: None,
             records,
+            sources: Sources::default(),
             charged,
             opened,
             replayed: false,
@@ -264,6 +294,7 @@ impl SealedBatch {
         let compression = compression_of(&self.bytes).expect("this crate wrote the attributes");
         let records = unpacked(&self.bytes).expect("what this crate packed, it unpacks");
         let second_acks = first_acks.split_off(middle);
+        let second_sources = self.sources.split_off(middle);
         let mut first_bytes = vec![0; HEADER_BYTES];
         let mut second_bytes = vec![0; HEADER_BYTES];
         let mut rest = &records[HEADER_BYTES..];
@@ -278,12 +309,14 @@ impl SealedBatch {
         let opened = self.opened;
         let first = Self {
             position: self.position,
+            sources: self.sources,
             first_sent: self.first_sent,
             replayed: self.replayed,
             ..Self::new(first_bytes, first_acks, compression, milliseconds, first_charge, opened)
         };
         let second = Self {
             position: self.position + middle as u64,
+            sources: second_sources,
             first_sent: self.first_sent,
             replayed: self.replayed,
             ..Self::new(
@@ -464,10 +497,14 @@ mod tests {
 
     const PRODUCER: ProducerIdentity = ProducerIdentity { id: 0x0102_0304_0506_0708, epoch: 9 };
 
+    fn ticket(charged: usize) -> Ticket {
+        Ticket { source: SourceId::default(), ack: None, charged }
+    }
+
     fn batch_of(records: &[Record<'_>], compression: Compression) -> SealedBatch {
         let mut open = OpenBatch::new(Buffers::default(), compression, Instant::now());
         for record in records {
-            open.push(record, None, budget_bytes(record));
+            open.push(record, ticket(budget_bytes(record)));
         }
         open.seal()
     }
@@ -531,7 +568,7 @@ mod tests {
         };
         let mut open = OpenBatch::new(Buffers::default(), Compression::None, Instant::now());
         let before = open.bytes();
-        open.push(&record, None, budget_bytes(&record));
+        open.push(&record, ticket(budget_bytes(&record)));
         assert!(open.bytes() - before + size_of::<Option<Owed>>() <= budget_bytes(&record));
     }
 
@@ -553,6 +590,7 @@ mod tests {
             let (first, second) = whole.split();
             prop_assert_eq!(first.charged() + second.charged(), charged);
             prop_assert_eq!(first.records() + second.records(), count);
+            prop_assert_eq!((first.sources.records(), second.sources.records()), (first.records(), second.records()));
             prop_assert_eq!(second.position, first.records() as u64);
             let mut found = Vec::new();
             for mut half in [first, second] {

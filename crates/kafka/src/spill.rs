@@ -8,17 +8,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tidegate_sink::{Ack, Outcome, Settle, Settled, settle_all};
+use tidegate_sink::{Ack, Outcome, Rejection, Settle, Settled, settle_all};
 use tidegate_spill::{Disk, EntryId, Log, Options, ReadError, Recovery};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
+use crate::books::{Books, Sources};
 use crate::config::Config;
 use crate::partition::{Copied, Gathered, Partition};
 use crate::producer::Shared;
 use crate::record_batch::{
-    Buffers, Lent, LentState, OpenBatch, Owed, SealedBatch, budget_bytes, for_each_record, record_count,
-    unpacked,
+    Buffers, Lent, LentState, OpenBatch, Owed, SealedBatch, Ticket, budget_bytes, for_each_record,
+    record_count, unpacked,
 };
 use crate::topic::{Topic, Waiting};
 
@@ -29,7 +30,7 @@ const KEPT_ACK_BYTES: usize = 64;
 /// Bytes of a topic's records that are read back at once, without their compression.
 const READ_BACK_BYTES: usize = 4 * 1024 * 1024;
 /// The version of an entry's own format.
-const ENTRY_VERSION: u8 = 1;
+const ENTRY_VERSION: u8 = 2;
 
 /// When a record counts as delivered, for whoever offered it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -92,7 +93,7 @@ pub struct SpillStatus {
 /// An entry of the log that is not in memory.
 pub(crate) struct Spilled {
     pub(crate) id: EntryId,
-    records: u32,
+    sources: Sources,
     /// When it was written, in seconds since the start.
     pub(crate) at: u32,
     /// Acks that wait for Kafka itself, by the record's place in the entry.
@@ -135,19 +136,20 @@ impl Spill {
     pub(crate) fn open(
         config: SpillConfig,
         started: Instant,
+        books: &Books,
     ) -> Result<(Self, Vec<(String, Spilled)>), tidegate_spill::OpenError> {
         let options = Options { quota_bytes: config.quota_bytes, segment_bytes: config.segment_bytes };
         let mut found = Vec::new();
         let mut recovered = 0;
         let mut unknown = 0;
         let (log, recovery) = Log::open(config.disk, options, |id, bytes| {
-            let Some((topic, _, batch)) = parse(bytes) else {
+            let Some(Entry { topic, sources, batch, .. }) = parse(bytes, books) else {
                 unknown += 1;
                 return;
             };
-            let records = record_count(batch) as u32;
-            recovered += u64::from(records);
-            found.push((topic.to_owned(), Spilled { id, records, at: 0, kept: None }));
+            recovered += record_count(batch) as u64;
+            books.taken_over(&sources);
+            found.push((topic.to_owned(), Spilled { id, sources, at: 0, kept: None }));
         })?;
         let Recovery { entries, bytes, damaged, torn_bytes } = recovery;
         for range in &damaged {
@@ -185,10 +187,6 @@ impl Spill {
         Ok((spill, found))
     }
 
-    pub(crate) fn recovered(&self) -> u64 {
-        self.recovered
-    }
-
     /// Wakes the task if somebody became due since the last call.
     pub(crate) fn flush(&self) {
         if self.dirty.load(Ordering::Relaxed) && self.dirty.swap(false, Ordering::AcqRel) {
@@ -203,9 +201,9 @@ impl Spill {
     }
 
     /// The bytes of an entry, its batch without compression.
-    fn read(&self, id: EntryId) -> Result<Vec<u8>, ReadError> {
+    fn read(&self, id: EntryId, books: &Books) -> Result<Vec<u8>, ReadError> {
         let mut bytes = self.log.read(id)?;
-        let Some((_, _, batch)) = parse(&bytes) else { return Ok(bytes) };
+        let Some(Entry { batch, .. }) = parse(&bytes, books) else { return Ok(bytes) };
         let begins = bytes.len() - batch.len();
         if let Cow::Owned(batch) = unpacked(batch).map_err(|_| ReadError::Damaged)? {
             bytes.truncate(begins);
@@ -321,7 +319,8 @@ impl Shared {
     /// Writes a copy of a batch that stays in memory. Called with its queue locked, so that the log has the same order.
     pub(crate) fn write_copy(self: &Arc<Self>, partition: &Partition, copied: Copied) {
         let Some(spill) = &self.spill else { return };
-        let bytes = entry(&partition.topic, Some(partition.index), &copied.bytes);
+        let bytes =
+            entry(&partition.topic, Some(partition.index), &copied.sources, &self.meter.books, &copied.bytes);
         let shared = Arc::clone(self);
         let Copied { records, lent, .. } = copied;
         spill.log.append(bytes, move |result| shared.copied(&lent, records, result.ok()));
@@ -391,7 +390,8 @@ impl Shared {
                 self.budget.give_back(batch.charged().saturating_sub(kept.len() * KEPT_ACK_BYTES));
                 spill.spilled.fetch_add(records as u64, Ordering::Relaxed);
                 let kept = (!kept.is_empty()).then(|| kept.into_boxed_slice());
-                let spilled = Spilled { id, records: records as u32, at: spill.seconds(), kept };
+                let sources = std::mem::take(&mut batch.sources);
+                let spilled = Spilled { id, sources, at: spill.seconds(), kept };
                 queue.moved(Ok(spilled));
                 self.recycle(batch.finish(&mut Vec::new()));
                 (durable, true)
@@ -418,19 +418,27 @@ impl Shared {
     }
 
     /// Takes in what became of a group of records without a partition.
-    fn written(self: &Arc<Self>, topic: &Arc<Topic>, mut records: Vec<Waiting>, written: Option<EntryId>) {
+    fn written(
+        self: &Arc<Self>,
+        topic: &Arc<Topic>,
+        mut records: Vec<Waiting>,
+        sources: Sources,
+        written: Option<EntryId>,
+    ) {
         let Some(spill) = &self.spill else { return };
         let mut durable = Vec::new();
         let left = match written {
             Some(id) if !topic.has_returned() => {
                 let count = records.len();
-                let charged: usize = records.iter().map(|record| record.charged + size_of::<Waiting>()).sum();
-                let (told, kept) = sort_acks(records.iter_mut().map(|record| record.ack.take()).collect());
+                let charged: usize =
+                    records.iter().map(|record| record.ticket.charged + size_of::<Waiting>()).sum();
+                let (told, kept) =
+                    sort_acks(records.iter_mut().map(|record| record.ticket.ack.take()).collect());
                 durable = told;
                 self.budget.give_back(charged.saturating_sub(kept.len() * KEPT_ACK_BYTES));
                 spill.spilled.fetch_add(count as u64, Ordering::Relaxed);
                 let kept = (!kept.is_empty()).then(|| kept.into_boxed_slice());
-                topic.written(Ok(Spilled { id, records: count as u32, at: spill.seconds(), kept }))
+                topic.written(Ok(Spilled { id, sources, at: spill.seconds(), kept }))
             }
             Some(id) => {
                 spill.log.done(id);
@@ -439,9 +447,23 @@ impl Shared {
             None => topic.written(Err(records)),
         };
         tell(durable);
-        for Waiting { ack, charged, .. } in left {
-            self.budget.give_back(size_of::<Waiting>());
-            self.end([crate::topic::Ended { ack, charged, outcome: Outcome::Lost }]);
+        match left {
+            None => {}
+            Some(Ok(spilled)) => {
+                // The topic turned out to be none meanwhile. At the end of the process it is none either, and what is on
+                // disk is for the next.
+                if let Some(reason) = topic.refused() {
+                    let (shared, name) = (Arc::clone(self), Arc::clone(&topic.name));
+                    self.runtime.spawn_blocking(move || shared.reject_spilled(&name, vec![spilled], reason));
+                }
+            }
+            Some(Err(records)) => {
+                let outcome = topic.refused().map_or(Outcome::Lost, Outcome::Rejected);
+                for Waiting { record, ticket, .. } in records {
+                    self.budget.give_back(size_of::<Waiting>());
+                    self.end([(record, crate::topic::Ended { ticket, outcome })]);
+                }
+            }
         }
         self.list_topic(topic);
         spill.flush();
@@ -459,11 +481,10 @@ impl Shared {
                 unread = Some(spilled);
                 break;
             }
-            match spill.read(spilled.id) {
-                Ok(bytes) => self.decode(&bytes, spilled, 0, |record, _, owed| {
-                    let charged = budget_bytes(record);
-                    self.budget.take(charged);
-                    open.push(record, Some(owed), charged);
+            match spill.read(spilled.id, &self.meter.books) {
+                Ok(bytes) => self.decode(&bytes, spilled, 0, |record, _, ticket| {
+                    self.budget.take(ticket.charged);
+                    open.push(record, ticket);
                 }),
                 Err(ReadError::Io(error)) => {
                     warn!(%error, "the spill log can't be read now");
@@ -496,16 +517,15 @@ impl Shared {
                 unread = Some(spilled);
                 break;
             }
-            match spill.read(spilled.id) {
+            match spill.read(spilled.id, &self.meter.books) {
                 Ok(bytes) => {
                     let size = bytes.len();
                     total += size;
                     spill.read_back.fetch_add(size, Ordering::AcqRel);
-                    self.decode(&bytes, spilled, size, |record, partition, owed| {
-                        let charged = budget_bytes(record);
-                        self.budget.take(charged);
+                    self.decode(&bytes, spilled, size, |record, partition, ticket| {
+                        self.budget.take(ticket.charged);
                         let record = tidegate_sink::Record { topic: &topic.name, partition, ..*record };
-                        records.push(((&record).into(), owed, charged));
+                        records.push(((&record).into(), ticket));
                     });
                 }
                 Err(ReadError::Io(error)) => {
@@ -522,21 +542,41 @@ impl Shared {
         spill.flush();
     }
 
-    /// Gives each record of an entry with its ack to `each`.
+    /// Reads entries back whose topic can't exist, and rejects their records.
+    pub(crate) fn reject_spilled(self: &Arc<Self>, topic: &str, entries: Vec<Spilled>, reason: Rejection) {
+        let Some(spill) = &self.spill else { return };
+        for spilled in entries {
+            match spill.read(spilled.id, &self.meter.books) {
+                Ok(bytes) => self.decode(&bytes, spilled, 0, |record, _, ticket| {
+                    self.budget.take(ticket.charged);
+                    self.reject(&tidegate_sink::Record { topic, ..*record }, ticket, reason);
+                }),
+                // It stays in the log, for the next process.
+                Err(ReadError::Io(error)) => warn!(%error, topic, "the spill log can't be read now"),
+                Err(error) => self.lose(topic, spilled, &error),
+            }
+        }
+    }
+
+    /// Gives each record of an entry with its ticket to `each`.
     fn decode(
         self: &Arc<Self>,
         bytes: &[u8],
         spilled: Spilled,
         read_back: usize,
-        mut each: impl FnMut(&tidegate_sink::Record<'_>, Option<u32>, Owed),
+        mut each: impl FnMut(&tidegate_sink::Record<'_>, Option<u32>, Ticket),
     ) {
-        let Some((topic, partition, batch)) = parse(bytes) else { return };
+        let Some(Entry { topic, partition, sources, batch }) = parse(bytes, &self.meter.books) else {
+            return;
+        };
+        let mut sources = sources.each();
         let kept = spilled.kept.map(<[_]>::into_vec).unwrap_or_default();
         let mut acks =
             self.replayed(spilled.id, record_count(batch), kept, (KEPT_ACK_BYTES, read_back)).into_iter();
         for_each_record(batch, topic, |_, record| {
             if let Some(owed) = acks.next().flatten() {
-                each(record, partition, owed);
+                let source = sources.next().unwrap_or_default();
+                each(record, partition, Ticket { source, ack: Some(owed), charged: budget_bytes(record) });
             }
         });
     }
@@ -544,10 +584,11 @@ impl Shared {
     /// Gives up an entry that can't be read any more.
     fn lose(&self, topic: &str, spilled: Spilled, error: &ReadError) {
         let Some(spill) = &self.spill else { return };
-        error!(topic, records = spilled.records, %error, "acknowledged records are gone from the spill log");
+        let records = spilled.sources.records();
+        error!(topic, records, %error, "acknowledged records are gone from the spill log");
         spill.damaged.fetch_add(1, Ordering::Relaxed);
-        spill.replayed.fetch_add(spilled.records.into(), Ordering::Relaxed);
-        self.meter.records.settled(Outcome::Lost, spilled.records.into());
+        spill.replayed.fetch_add(records as u64, Ordering::Relaxed);
+        self.meter.books.settled(&spilled.sources, Outcome::Lost);
         spill.log.done(spilled.id);
         let kept = spilled.kept.map(<[_]>::into_vec).unwrap_or_default();
         self.budget.give_back(kept.len() * KEPT_ACK_BYTES);
@@ -611,7 +652,13 @@ fn serve_partition(shared: &Arc<Shared>, spill: &Spill, partition: &Arc<Partitio
                 shared.write_copy(partition, copied);
             }
             for batch in moved {
-                let bytes = entry(&partition.topic, Some(partition.index), batch.bytes());
+                let bytes = entry(
+                    &partition.topic,
+                    Some(partition.index),
+                    &batch.sources,
+                    &shared.meter.books,
+                    batch.bytes(),
+                );
                 let (shared, partition) = (Arc::clone(shared), Arc::clone(partition));
                 spill.log.append(bytes, move |result| shared.moved(&partition, batch, result.ok()));
             }
@@ -631,9 +678,10 @@ fn serve_topic(shared: &Arc<Shared>, spill: &Spill, topic: &Arc<Topic>, force: b
     let groups = group(waiting, &shared.config);
     topic.begin_writing(groups.len());
     for (partition, batch, records) in groups {
-        let bytes = entry(&topic.name, partition, batch.bytes());
+        let bytes = entry(&topic.name, partition, &batch.sources, &shared.meter.books, batch.bytes());
+        let sources = batch.sources;
         let (shared, topic) = (Arc::clone(shared), Arc::clone(topic));
-        spill.log.append(bytes, move |result| shared.written(&topic, records, result.ok()));
+        spill.log.append(bytes, move |result| shared.written(&topic, records, sources, result.ok()));
     }
 }
 
@@ -649,14 +697,15 @@ fn group(waiting: Vec<Waiting>, config: &Config) -> Vec<(Option<i32>, SealedBatc
     for record in waiting {
         let partition = record.record.partition();
         let fits = |(of, open, _): &(Option<u32>, OpenBatch, Vec<Waiting>)| {
-            *of == partition && open.bytes() + record.charged <= config.batch_bytes
+            *of == partition && open.bytes() + record.ticket.charged <= config.batch_bytes
         };
         if !current.as_ref().is_some_and(fits) {
             close(current.take());
         }
         let begin = || OpenBatch::new(Buffers::default(), config.compression, now());
         let (_, open, records) = current.get_or_insert_with(|| (partition, begin(), Vec::new()));
-        record.record.with_borrowed(|borrowed| open.push(borrowed, None, 0));
+        let ticket = Ticket { source: record.ticket.source, ack: None, charged: 0 };
+        record.record.with_borrowed(|borrowed| open.push(borrowed, ticket));
         records.push(record);
     }
     close(current);
@@ -692,24 +741,53 @@ fn tell(mut acks: Vec<Ack>) {
     settle_all(acks, Outcome::Delivered);
 }
 
-/// An entry of the log: where a batch belongs, and the batch.
-fn entry(topic: &str, partition: Option<i32>, batch: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(7 + topic.len() + batch.len());
+/// An entry of the log.
+struct Entry<'a> {
+    topic: &'a str,
+    partition: Option<u32>,
+    /// Whose records they are.
+    sources: Sources,
+    batch: &'a [u8],
+}
+
+/// The bytes of an entry: where a batch belongs, whose records it holds by the names of their sources, and the batch.
+fn entry(topic: &str, partition: Option<i32>, sources: &Sources, books: &Books, batch: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64 + topic.len() + batch.len());
     out.push(ENTRY_VERSION);
     out.extend_from_slice(&(topic.len() as u16).to_le_bytes());
     out.extend_from_slice(topic.as_bytes());
     out.extend_from_slice(&partition.unwrap_or(-1).to_le_bytes());
+    out.extend_from_slice(&(sources.runs().count() as u32).to_le_bytes());
+    for (id, records) in sources.runs() {
+        out.extend_from_slice(&records.to_le_bytes());
+        let source = books.source(id);
+        out.push(source.name.len() as u8);
+        out.extend_from_slice(source.name.as_bytes());
+    }
     out.extend_from_slice(batch);
     out
 }
 
-fn parse(entry: &[u8]) -> Option<(&str, Option<u32>, &[u8])> {
+fn parse<'a>(entry: &'a [u8], books: &Books) -> Option<Entry<'a>> {
     let (&version, rest) = entry.split_first()?;
+    if version != ENTRY_VERSION {
+        return None;
+    }
     let (length, rest) = rest.split_first_chunk()?;
     let (topic, rest) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
-    let (partition, batch) = rest.split_first_chunk()?;
-    let topic = std::str::from_utf8(topic).ok().filter(|_| version == ENTRY_VERSION)?;
-    Some((topic, u32::try_from(i32::from_le_bytes(*partition)).ok(), batch))
+    let (partition, rest) = rest.split_first_chunk()?;
+    let (runs, mut rest) = rest.split_first_chunk()?;
+    let mut sources = Sources::default();
+    for _ in 0..u32::from_le_bytes(*runs) {
+        let (records, behind) = rest.split_first_chunk()?;
+        let (&length, behind) = behind.split_first()?;
+        let (name, behind) = behind.split_at_checked(length.into())?;
+        sources.push(books.named(std::str::from_utf8(name).ok()?).id, u32::from_le_bytes(*records) as usize);
+        rest = behind;
+    }
+    let topic = std::str::from_utf8(topic).ok()?;
+    let partition = u32::try_from(i32::from_le_bytes(*partition)).ok();
+    Some(Entry { topic, partition, sources, batch: rest })
 }
 
 fn now() -> Instant {

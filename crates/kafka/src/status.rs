@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tidegate_sink::{Counters, CountersSnapshot};
 use tracing::{info, warn};
 
+use crate::books::Books;
 use crate::error_class::ErrorClass;
 use crate::spill::SpillStatus;
 
@@ -41,6 +42,9 @@ pub struct Status {
     pub warnings: Vec<(String, String)>,
     /// Records by how they ended, and the last error.
     pub records: CountersSnapshot,
+    /// The same for each source ([`Producer::feed_for`](crate::Producer::feed_for)), by its name; the producer's own is
+    /// empty. Here `retries`, `in_flight` and the last error are not told apart.
+    pub sources: Vec<(String, CountersSnapshot)>,
     /// Bytes of the memory budget in use.
     pub held_bytes: u64,
     /// Batches that Kafka has taken.
@@ -70,6 +74,7 @@ pub struct Status {
 pub(crate) enum Part {
     Cluster,
     ProducerId,
+    DeadLetters,
     Topic(Arc<str>),
     Partition(Arc<str>, i32),
     Node(i32),
@@ -80,6 +85,7 @@ impl fmt::Display for Part {
         match self {
             Self::Cluster => write!(f, "cluster"),
             Self::ProducerId => write!(f, "producer id"),
+            Self::DeadLetters => write!(f, "dead letters"),
             Self::Topic(name) => write!(f, "topic {name}"),
             Self::Partition(name, index) => write!(f, "partition {name}/{index}"),
             Self::Node(id) => write!(f, "node {id}"),
@@ -90,7 +96,10 @@ impl fmt::Display for Part {
 /// What the parts of a producer count and report.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
+    /// What is counted for all sources together: attempts and errors.
     pub(crate) records: Counters,
+    /// What became of records, by source.
+    pub(crate) books: Books,
     pub(crate) batches: AtomicU64,
     pub(crate) batch_bytes: AtomicU64,
     pub(crate) requests: AtomicU64,
@@ -174,11 +183,15 @@ impl Meter {
             None => State::Connecting,
         };
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let sources = self.books.snapshot();
+        let mut records = self.records.snapshot();
+        sources.iter().for_each(|(_, source)| records += source);
         Status {
             state,
             problems,
             warnings: list(&self.warnings),
-            records: self.records.snapshot(),
+            records,
+            sources,
             held_bytes: held_bytes as u64,
             batches: read(&self.batches),
             batch_bytes: read(&self.batch_bytes),

@@ -10,11 +10,16 @@ use tidegate_sink::{Outcome, OwnedRecord, Record, Rejection};
 
 use crate::partition::{Appended, Partition};
 use crate::producer::Shared;
-use crate::record_batch::{Owed, SealedBatch};
+use crate::record_batch::{SealedBatch, Ticket};
 use crate::spill::Spilled;
 
-/// Kafka's own limit for a topic's name.
-pub(crate) const MAX_TOPIC_NAME_BYTES: usize = 249;
+/// Whether Kafka takes `name` for a topic's name: 1 to 249 letters, digits, dots, underscores and dashes of ASCII, and
+/// neither `.` nor `..`.
+pub fn is_legal_topic_name(name: &str) -> bool {
+    const MAX_BYTES: usize = 249;
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !name.is_empty() && name.len() <= MAX_BYTES && name != "." && name != ".." && name.bytes().all(is_legal)
+}
 
 /// A topic that records were offered for.
 #[derive(Debug)]
@@ -54,18 +59,19 @@ struct Pending {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) record: OwnedRecord,
-    pub(crate) ack: Option<Owed>,
-    pub(crate) charged: usize,
+    pub(crate) ticket: Ticket,
     since: Instant,
 }
 
-/// A record that did not go on: who waits for it, what it holds of the budget, and how it ended.
+/// How a record ended that did not go on.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub(crate) ack: Option<Owed>,
-    pub(crate) charged: usize,
+    pub(crate) ticket: Ticket,
     pub(crate) outcome: Outcome,
 }
+
+/// What a topic that can't exist leaves behind: records, and entries of the log.
+pub(crate) type Left = (Vec<(OwnedRecord, Ended)>, Vec<Spilled>);
 
 impl Topic {
     pub(crate) fn new(name: &str) -> Self {
@@ -81,17 +87,16 @@ impl Topic {
         self: &Arc<Self>,
         shared: &Shared,
         record: &Record<'_>,
-        ack: Option<Owed>,
-        charged: usize,
+        ticket: Ticket,
     ) -> Result<(), Ended> {
         if let Routes::Known(partitions) = &*self.routes.read() {
-            return self.route(shared, partitions, record, ack, charged);
+            return self.route(shared, partitions, record, ticket);
         }
         // Looked at again under the write lock, so that no record overtakes those that wait.
         match &mut *self.routes.write() {
             Routes::Unknown(pending) => {
                 let since = tokio::time::Instant::now().into_std();
-                pending.waiting.push_back(Waiting { record: OwnedRecord::from(record), ack, charged, since });
+                pending.waiting.push_back(Waiting { record: OwnedRecord::from(record), ticket, since });
                 shared.budget.take(size_of::<Waiting>());
                 if pending.spilling && !pending.spill_listed {
                     pending.spill_listed = true;
@@ -99,9 +104,9 @@ impl Topic {
                 }
                 Ok(())
             }
-            Routes::Known(partitions) => self.route(shared, partitions, record, ack, charged),
-            Routes::Refused(reason) => Err(Ended { ack, charged, outcome: Outcome::Rejected(*reason) }),
-            Routes::Closed => Err(Ended { ack, charged, outcome: Outcome::Lost }),
+            Routes::Known(partitions) => self.route(shared, partitions, record, ticket),
+            Routes::Refused(reason) => Err(Ended { ticket, outcome: Outcome::Rejected(*reason) }),
+            Routes::Closed => Err(Ended { ticket, outcome: Outcome::Lost }),
         }
     }
 
@@ -110,8 +115,7 @@ impl Topic {
         shared: &Shared,
         partitions: &[Arc<Partition>],
         record: &Record<'_>,
-        ack: Option<Owed>,
-        charged: usize,
+        ticket: Ticket,
     ) -> Result<(), Ended> {
         let count = partitions.len() as u32;
         let sticky = self.sticky.load(Ordering::Relaxed);
@@ -120,12 +124,12 @@ impl Topic {
             None => shared.config.partitioner.partition(record, count, sticky % count.max(1)) % count.max(1),
         };
         let Some(partition) = partitions.get(index as usize) else {
-            return Err(Ended { ack, charged, outcome: Outcome::Rejected(Rejection::Invalid) });
+            return Err(Ended { ticket, outcome: Outcome::Rejected(Rejection::Invalid) });
         };
         let mut queue = partition.queue.lock();
         let appended = queue
-            .append(record, ack, charged, shared.config.batch_bytes, || shared.begin_batch())
-            .map_err(|ack| Ended { ack, charged, outcome: Outcome::Lost })?;
+            .append(record, ticket, shared.config.batch_bytes, || shared.begin_batch())
+            .map_err(|ticket| Ended { ticket, outcome: Outcome::Lost })?;
         if queue.spilling && !queue.spill_listed {
             queue.spill_listed = true;
             shared.list_partition(partition);
@@ -161,7 +165,11 @@ impl Topic {
 
     /// Takes in which node leads which partition: `leaders[n]` that of partition `n`. Records that waited for it go to
     /// their partitions. Returns those that can't.
-    pub(crate) fn set_leaders(self: &Arc<Self>, shared: &Arc<Shared>, leaders: &[Option<i32>]) -> Vec<Ended> {
+    pub(crate) fn set_leaders(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        leaders: &[Option<i32>],
+    ) -> Vec<(OwnedRecord, Ended)> {
         let mut ended = Vec::new();
         let Some(identity) = shared.control.identity() else { return ended };
         let mut routes = self.routes.write();
@@ -203,13 +211,13 @@ impl Topic {
     }
 
     /// Sends all that waits in memory to its partitions: nothing older is left.
-    fn begin_routing(&self, shared: &Shared, routes: &mut Routes) -> Vec<Ended> {
+    fn begin_routing(&self, shared: &Shared, routes: &mut Routes) -> Vec<(OwnedRecord, Ended)> {
         let mut ended = Vec::new();
         if let Routes::Unknown(pending) = std::mem::replace(routes, Routes::Closed) {
-            for Waiting { record, ack, charged, .. } in pending.waiting {
-                let routed = record
-                    .with_borrowed(|record| self.route(shared, &pending.partitions, record, ack, charged));
-                ended.extend(routed.err());
+            for Waiting { record, ticket, .. } in pending.waiting {
+                let routed =
+                    record.with_borrowed(|record| self.route(shared, &pending.partitions, record, ticket));
+                ended.extend(routed.err().map(|end| (record, end)));
                 shared.budget.give_back(size_of::<Waiting>());
             }
             *routes = Routes::Known(pending.partitions);
@@ -268,10 +276,13 @@ impl Topic {
         }
     }
 
-    /// Takes in what became of the next group. Gives records back that have no place any more.
-    pub(crate) fn written(&self, written: Result<Spilled, Vec<Waiting>>) -> Vec<Waiting> {
+    /// Takes in what became of the next group, or gives it back where there is no place for it any more.
+    pub(crate) fn written(
+        &self,
+        written: Result<Spilled, Vec<Waiting>>,
+    ) -> Option<Result<Spilled, Vec<Waiting>>> {
         let mut routes = self.routes.write();
-        let Routes::Unknown(pending) = &mut *routes else { return written.err().unwrap_or_default() };
+        let Routes::Unknown(pending) = &mut *routes else { return Some(written) };
         pending.writing = pending.writing.saturating_sub(1);
         match written {
             Ok(spilled) => pending.backlog.push_back(spilled),
@@ -282,7 +293,7 @@ impl Topic {
                 pending.waiting.push_front(waiting);
             }
         }
-        Vec::new()
+        None
     }
 
     /// Entries to read back now, if the partitions are known and nobody reads. [`Self::replay`] ends it.
@@ -308,23 +319,23 @@ impl Topic {
     pub(crate) fn replay(
         &self,
         shared: &Shared,
-        records: Vec<(OwnedRecord, Owed, usize)>,
+        records: Vec<(OwnedRecord, Ticket)>,
         unread: impl DoubleEndedIterator<Item = Spilled>,
-    ) -> Vec<Ended> {
+    ) -> Vec<(OwnedRecord, Ended)> {
         let mut routes = self.routes.write();
         let mut ended = Vec::new();
         let Routes::Unknown(pending) = &mut *routes else { return ended };
         pending.reading = false;
         unread.rev().for_each(|spilled| pending.backlog.push_front(spilled));
         let count = pending.partitions.len() as u32;
-        for (record, ack, charged) in records {
+        for (record, ticket) in records {
             let routed = record.with_borrowed(|record| {
                 // A topic may have been made again with fewer partitions.
                 let partition = record.partition.filter(|&partition| partition < count);
                 let record = Record { partition, ..*record };
-                self.route(shared, &pending.partitions, &record, Some(ack), charged)
+                self.route(shared, &pending.partitions, &record, ticket)
             });
-            ended.extend(routed.err());
+            ended.extend(routed.err().map(|end| (record, end)));
         }
         if pending.is_drained() {
             ended.extend(self.begin_routing(shared, &mut routes));
@@ -349,17 +360,26 @@ impl Topic {
     }
 
     /// Ends all that waits for a topic which can't exist.
-    pub(crate) fn refuse(&self, shared: &Shared, reason: Rejection) -> Vec<Ended> {
+    pub(crate) fn refuse(&self, shared: &Shared, reason: Rejection) -> Left {
         let mut routes = self.routes.write();
-        let Routes::Unknown(pending) = &mut *routes else { return Vec::new() };
-        let pending = std::mem::take(pending);
+        let Routes::Unknown(pending) = &mut *routes else { return Left::default() };
+        let mut pending = std::mem::take(pending);
         *routes = Routes::Refused(reason);
         drop(routes);
-        end(shared, pending, Outcome::Rejected(reason))
+        let backlog = std::mem::take(&mut pending.backlog).into();
+        (end(shared, pending, Outcome::Rejected(reason)), backlog)
+    }
+
+    /// Why it can't exist, if that is so.
+    pub(crate) fn refused(&self) -> Option<Rejection> {
+        match &*self.routes.read() {
+            Routes::Refused(reason) => Some(*reason),
+            Routes::Unknown(_) | Routes::Known(_) | Routes::Closed => None,
+        }
     }
 
     /// Takes in nothing more and gives back everything that waits.
-    pub(crate) fn close(&self, shared: &Shared) -> (Vec<SealedBatch>, Vec<Ended>) {
+    pub(crate) fn close(&self, shared: &Shared) -> (Vec<SealedBatch>, Vec<(OwnedRecord, Ended)>) {
         match std::mem::replace(&mut *self.routes.write(), Routes::Closed) {
             Routes::Unknown(mut pending) => {
                 let batches = std::mem::take(&mut pending.partitions);
@@ -381,10 +401,10 @@ impl Pending {
     }
 }
 
-fn end(shared: &Shared, pending: Pending, outcome: Outcome) -> Vec<Ended> {
+fn end(shared: &Shared, pending: Pending, outcome: Outcome) -> Vec<(OwnedRecord, Ended)> {
     let waiting: Vec<_> = pending.returned.into_iter().chain(pending.waiting).collect();
     shared.budget.give_back(waiting.len() * size_of::<Waiting>());
-    waiting.into_iter().map(|Waiting { ack, charged, .. }| Ended { ack, charged, outcome }).collect()
+    waiting.into_iter().map(|Waiting { record, ticket, .. }| (record, Ended { ticket, outcome })).collect()
 }
 
 fn set_leader(shared: &Arc<Shared>, partition: &Arc<Partition>, leader: Option<i32>) {

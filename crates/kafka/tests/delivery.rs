@@ -144,7 +144,7 @@ async fn a_topic_name_that_kafka_does_not_take_is_rejected() {
     }
     producer.flush();
     told.wait(3, &producer).await;
-    assert_eq!(told.ended(Outcome::Rejected(Rejection::Invalid)), 3);
+    assert_eq!(told.ended(Outcome::Rejected(Rejection::IllegalTopic)), 3);
     check_counts(&producer.status());
 }
 

@@ -15,7 +15,7 @@ pub enum Outcome {
 }
 
 /// Why a destination refused one record for good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Rejection {
     /// Larger than the destination takes.
@@ -24,6 +24,32 @@ pub enum Rejection {
     Invalid,
     /// The destination does not allow it, and waiting will not help.
     NotAllowed,
+    /// It goes to no topic that the destination can have: its name is none, or could not be made.
+    IllegalTopic,
+}
+
+impl Rejection {
+    /// All reasons.
+    pub const ALL: [Self; 4] = [Self::TooLarge, Self::Invalid, Self::NotAllowed, Self::IllegalTopic];
+
+    /// A name for metrics and headers, such as `too_large`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Invalid => "invalid",
+            Self::NotAllowed => "not_allowed",
+            Self::IllegalTopic => "illegal_topic",
+        }
+    }
+
+    /// The reason with this [`Rejection::name`].
+    pub fn named(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name().as_bytes() == name)
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
 }
 
 impl fmt::Display for Rejection {
@@ -32,6 +58,7 @@ impl fmt::Display for Rejection {
             Self::TooLarge => "too large",
             Self::Invalid => "invalid",
             Self::NotAllowed => "not allowed",
+            Self::IllegalTopic => "illegal topic",
         })
     }
 }
@@ -183,6 +210,13 @@ mod tests {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| settle_all(acks, Outcome::Delivered)));
         assert!(unwound.is_err());
         assert_eq!(a.0.lock().concat(), [Settled { token: 2, outcome: Outcome::Lost }]);
+    }
+
+    #[test]
+    fn every_reason_has_a_place_and_a_name_of_its_own() {
+        for (index, reason) in Rejection::ALL.into_iter().enumerate() {
+            assert_eq!((reason.index(), Rejection::named(reason.name().as_bytes())), (index, Some(reason)));
+        }
     }
 
     #[test]

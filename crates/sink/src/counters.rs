@@ -1,5 +1,7 @@
 //! What a feed counts. Plain numbers: whoever exports metrics reads them.
 
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
@@ -10,17 +12,42 @@ use crate::{Outcome, Rejection};
 /// Longest text kept of an error, in bytes: a peer writes part of it.
 const LAST_ERROR_BYTES: usize = 512;
 
-/// Counts of one feed. At every moment `offered = delivered + rejected + lost + held`.
+/// Counts of one feed. At every moment `offered = delivered + rejected + dead_lettered + dropped + lost + held`.
 #[derive(Debug, Default)]
 pub struct Counters {
     offered: AtomicU64,
     refused: AtomicU64,
     delivered: AtomicU64,
     rejected: AtomicU64,
+    dead_lettered: [AtomicU64; Rejection::ALL.len()],
+    dropped: [AtomicU64; DropReason::ALL.len()],
     lost: AtomicU64,
     in_flight: AtomicU64,
     retries: AtomicU64,
     last_error: Mutex<Option<LastError>>,
+}
+
+/// Why a feed threw a record away, as its policy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The feed was full, and this was the newest.
+    FullNewest,
+    /// The feed was full, and this was the oldest.
+    FullOldest,
+}
+
+impl DropReason {
+    /// All reasons.
+    pub const ALL: [Self; 2] = [Self::FullNewest, Self::FullOldest];
+
+    /// A name for metrics, such as `full_oldest`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FullNewest => "full_newest",
+            Self::FullOldest => "full_oldest",
+        }
+    }
 }
 
 /// The last thing that went wrong.
@@ -43,6 +70,10 @@ pub struct CountersSnapshot {
     pub delivered: u64,
     /// Records that the destination refused for good.
     pub rejected: u64,
+    /// Records that the destination refused for good and that are kept among the dead letters, by reason.
+    pub dead_lettered: BTreeMap<Rejection, u64>,
+    /// Records that were thrown away as the policy says, by reason.
+    pub dropped: BTreeMap<DropReason, u64>,
     /// Records whose end nobody knows.
     pub lost: u64,
     /// Records taken and not settled, in flight or not.
@@ -75,12 +106,20 @@ impl Counters {
     pub fn settled(&self, outcome: Outcome, records: u64) {
         let counter = match outcome {
             Outcome::Delivered => &self.delivered,
-            Outcome::Rejected(Rejection::TooLarge | Rejection::Invalid | Rejection::NotAllowed) => {
-                &self.rejected
-            }
+            Outcome::Rejected(_) => &self.rejected,
             Outcome::Lost => &self.lost,
         };
         counter.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Counts `records` kept among the dead letters.
+    pub fn dead_lettered(&self, reason: Rejection, records: u64) {
+        self.dead_lettered[reason.index()].fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Counts `records` thrown away.
+    pub fn dropped(&self, reason: DropReason, records: u64) {
+        self.dropped[reason as usize].fetch_add(records, Ordering::Relaxed);
     }
 
     /// Counts `records` handed to the destination.
@@ -116,17 +155,48 @@ impl Counters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         // What a record becomes is read before what it was, so that `held` can't be negative.
         let (delivered, rejected, lost) = (read(&self.delivered), read(&self.rejected), read(&self.lost));
+        let dead_lettered: BTreeMap<_, _> =
+            Rejection::ALL.into_iter().zip(self.dead_lettered.iter().map(read)).collect();
+        let dropped: BTreeMap<_, _> =
+            DropReason::ALL.into_iter().zip(self.dropped.iter().map(read)).collect();
+        let kept_or_dropped = dead_lettered.values().chain(dropped.values()).sum::<u64>();
         let offered = read(&self.offered);
         CountersSnapshot {
             offered,
             refused: read(&self.refused),
             delivered,
             rejected,
+            dead_lettered,
+            dropped,
             lost,
-            held: offered.saturating_sub(delivered + rejected + lost),
+            held: offered.saturating_sub(delivered + rejected + kept_or_dropped + lost),
             in_flight: read(&self.in_flight),
             retries: read(&self.retries),
             last_error: self.last_error.lock().clone(),
+        }
+    }
+}
+
+impl AddAssign<&Self> for CountersSnapshot {
+    /// Adds what another part of the same feed counted; the later error stays.
+    fn add_assign(&mut self, other: &Self) {
+        self.offered += other.offered;
+        self.refused += other.refused;
+        self.delivered += other.delivered;
+        self.rejected += other.rejected;
+        for (reason, records) in &other.dead_lettered {
+            *self.dead_lettered.entry(*reason).or_default() += records;
+        }
+        for (reason, records) in &other.dropped {
+            *self.dropped.entry(*reason).or_default() += records;
+        }
+        self.lost += other.lost;
+        self.held += other.held;
+        self.in_flight += other.in_flight;
+        self.retries += other.retries;
+        let at = |error: &Option<LastError>| error.as_ref().map(|error| error.at);
+        if at(&other.last_error) > at(&self.last_error) {
+            self.last_error.clone_from(&other.last_error);
         }
     }
 }

@@ -141,6 +141,15 @@ impl Feed for Driver {
         Offer::Taken
     }
 
+    fn refuse(&self, _record: &Record<'_>, ack: Option<Ack>, reason: Rejection) -> Offer {
+        self.shared.counters.offered();
+        self.shared.counters.settled(Outcome::Rejected(reason), 1);
+        if let Some(ack) = ack {
+            ack.settle(Outcome::Rejected(reason));
+        }
+        Offer::Taken
+    }
+
     fn flush(&self) {
         let wake = std::mem::take(&mut self.shared.queue.lock().wake);
         if wake {

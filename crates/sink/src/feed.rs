@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use crate::{Ack, Record};
+use crate::{Ack, Outcome, Record, Rejection};
 
 /// What [`Feed::offer`] did with a record.
 #[derive(Debug)]
@@ -19,6 +19,16 @@ pub trait Feed: Send + Sync + 'static {
     /// Takes a record, copying it, or gives its ack back when the feed's memory budget is used up. `ack` is `None`
     /// where nobody waits (QoS 0). Never blocks. Records offered by one caller with one key keep their order.
     fn offer(&self, record: &Record<'_>, ack: Option<Ack>) -> Offer;
+
+    /// Takes a record that its maker could not make whole, such as one whose topic can't be rendered, so that it ends like
+    /// one that the destination refuses: rejected, or kept among its dead letters. Otherwise as [`Feed::offer`].
+    fn refuse(&self, record: &Record<'_>, ack: Option<Ack>, reason: Rejection) -> Offer {
+        let _ = record;
+        if let Some(ack) = ack {
+            ack.settle(Outcome::Rejected(reason));
+        }
+        Offer::Taken
+    }
 
     /// Hands over what was offered since the last call. Called once after a turn of offers: what is taken is safe to
     /// sit until then, and a batch may be sealed by it.

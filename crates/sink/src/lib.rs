@@ -63,7 +63,7 @@ pub use ack::{Ack, Outcome, Rejection, Settle, Settled, settle_all, settle_each}
 pub use backoff::{Backoff, BackoffPolicy};
 pub use batcher::{BatchLimits, Batcher};
 pub use budget::MemoryBudget;
-pub use counters::{Counters, CountersSnapshot, LastError};
+pub use counters::{Counters, CountersSnapshot, DropReason, LastError};
 pub use discard::Discard;
 pub use driver::{Driver, DriverConfig};
 pub use feed::{Feed, Offer};

@@ -116,6 +116,22 @@ impl Stream {
         producer.flush();
     }
 
+    /// The law of a feed that only this stream used and that does not spill: what it counts is what it told.
+    pub(crate) fn check_told(&self, status: &Status) {
+        check_counts(status);
+        let records = &status.records;
+        let told = |outcome: fn(Outcome) -> bool| {
+            self.told.0.lock().values().filter(|&&told| outcome(told)).count() as u64
+        };
+        let safe = records.delivered
+            + records.dead_lettered.values().sum::<u64>()
+            + records.dropped.values().sum::<u64>();
+        assert_eq!(records.offered, self.offered, "{status:#?}");
+        assert_eq!(told(|o| o == Outcome::Delivered), safe, "{status:#?}");
+        assert_eq!(told(|o| matches!(o, Outcome::Rejected(_))), records.rejected, "{status:#?}");
+        assert_eq!(told(|o| o == Outcome::Lost), records.lost, "{status:#?}");
+    }
+
     /// Waits until all that was offered is settled.
     pub(crate) async fn settled(&self, producer: &Producer) {
         self.told.wait(usize::try_from(self.offered).unwrap(), producer).await;
@@ -181,14 +197,19 @@ pub(crate) async fn values(config: &Config, topic: &str) -> Vec<(i32, Vec<u8>)> 
     values
 }
 
-/// The law of a feed: everything that was taken is accounted for.
+/// The law of a feed, for each source and for all of them: everything that was taken is accounted for, and what is said to
+/// be held lies somewhere.
 pub(crate) fn check_counts(status: &Status) {
-    let records = &status.records;
-    assert_eq!(
-        records.offered,
-        records.delivered + records.rejected + records.lost + records.held,
-        "{status:#?}"
-    );
+    for records in status.sources.iter().map(|(_, records)| records).chain([&status.records]) {
+        let dead_lettered: u64 = records.dead_lettered.values().sum();
+        let dropped: u64 = records.dropped.values().sum();
+        let ended = records.delivered + records.rejected + dead_lettered + dropped + records.lost;
+        assert_eq!(records.offered, ended + records.held, "{status:#?}");
+    }
+    let lies_somewhere =
+        status.held_bytes > 0 || status.spill.as_ref().is_some_and(|spill| spill.records > 0);
+    assert_eq!(status.records.held > 0, lies_somewhere, "{status:#?}");
+    assert!(status.records.in_flight <= status.records.held, "{status:#?}");
 }
 
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
