@@ -347,6 +347,12 @@ pub(crate) struct RuleSettings {
     pub(crate) sql: String,
     #[serde(default)]
     pub(crate) ack: AckSettings,
+    /// What happens to its records when a Kafka's `buffer` is used up, and its disk takes no more.
+    #[serde(default)]
+    pub(crate) when_full: WhenFullSettings,
+    /// Whether `when_full` may drop records of QoS 1 and 2 messages too. They are acknowledged all the same.
+    #[serde(default)]
+    pub(crate) drop_acknowledged: bool,
     pub(crate) outputs: Vec<OutputSettings>,
 }
 
@@ -361,6 +367,19 @@ pub(crate) enum AckSettings {
     Kafka,
     /// When they are decoded.
     Received,
+}
+
+/// What happens to a rule's records when there is no room for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WhenFullSettings {
+    /// The publisher is not read until there is.
+    #[default]
+    HoldBack,
+    /// The record that just came is dropped.
+    DropNewest,
+    /// The rule's records that have waited longest are dropped.
+    DropOldest,
 }
 
 /// `[log]`
@@ -463,6 +482,8 @@ impl Settings {
             id: "everything".to_owned(),
             sql: "SELECT * FROM \"#\"".to_owned(),
             ack: AckSettings::default(),
+            when_full: WhenFullSettings::default(),
+            drop_acknowledged: false,
             outputs: vec![OutputSettings { topic: Some("mqtt".to_owned()), ..OutputSettings::default() }],
         }]
     }

@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use tidegate_broker::{AckMode, Output, RuleBinding};
-use tidegate_kafka::AckPolicy;
+use tidegate_kafka::{AckPolicy, Droppable, FeedPolicy, WhenFull};
 use tidegate_rules::{Rule, Template};
 use tidegate_sink::Feed;
 
-use crate::config::{AckSettings, RuleSettings, Settings};
+use crate::config::{AckSettings, RuleSettings, Settings, WhenFullSettings};
 use outputs::{CompiledOutput, Compiler};
 
 /// The rules of a configuration, compiled, each with the name of the Kafka that each of its outputs goes to.
@@ -23,6 +23,7 @@ pub(crate) struct CompiledRules {
 struct CompiledRule {
     rule: Rule,
     ack: AckSettings,
+    when_full: WhenFull,
     outputs: Vec<CompiledOutput>,
 }
 
@@ -30,7 +31,7 @@ struct CompiledRule {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Destination<'a> {
     /// The Kafka of that name, for the rule with that id.
-    Kafka(&'a str, &'a str, AckPolicy),
+    Kafka(&'a str, &'a str, FeedPolicy),
     Console,
     Discard,
 }
@@ -90,13 +91,14 @@ impl CompiledRules {
 }
 
 fn bind(
-    CompiledRule { rule, ack, outputs }: CompiledRule,
+    CompiledRule { rule, ack, when_full, outputs }: CompiledRule,
     feed: impl Fn(Destination<'_>) -> Arc<dyn Feed>,
 ) -> RuleBinding {
     let mode = match ack {
         AckSettings::Durable | AckSettings::Kafka => AckMode::Delivered,
         AckSettings::Received => AckMode::Received,
     };
+    let policy = FeedPolicy { ack: policy_of(ack), when_full };
     let mut binding = RuleBinding { rule, ack: mode, outputs: Vec::new(), republishes: Vec::new() };
     // An id is any text, and a dollar sign in a template is none.
     let id = Template::compile(&binding.rule.id().replace('$', "${$}")).expect("it has no other placeholder");
@@ -112,7 +114,7 @@ fn bind(
     for output in outputs {
         match output {
             CompiledOutput::Kafka { kafka, record } => binding.outputs.push(Output {
-                feed: feed(Destination::Kafka(&kafka, binding.rule.id(), policy_of(ack))),
+                feed: feed(Destination::Kafka(&kafka, binding.rule.id(), policy)),
                 topic: record.topic,
                 key: record.key,
                 value: record.value,
@@ -148,7 +150,32 @@ fn compile_rule(
     let mut compiler = Compiler { settings, place: &place, rule: compiled.as_ref(), problems, warnings };
     let outputs: Vec<_> = rule.outputs.iter().map(|output| compiler.compile(output)).collect();
     let rule_and_outputs = compiled.zip(outputs.into_iter().collect::<Option<Vec<_>>>());
-    rule_and_outputs.map(|(compiled, outputs)| CompiledRule { rule: compiled, ack: rule.ack, outputs })
+    let when_full = when_full(rule, &place, problems);
+    rule_and_outputs.map(|(compiled, outputs)| CompiledRule {
+        rule: compiled,
+        ack: rule.ack,
+        when_full,
+        outputs,
+    })
+}
+
+/// What a rule does with its records when there is no room.
+fn when_full(rule: &RuleSettings, place: &str, problems: &mut String) -> WhenFull {
+    let which = if rule.drop_acknowledged { Droppable::All } else { Droppable::Unacknowledged };
+    match rule.when_full {
+        WhenFullSettings::HoldBack => {
+            if rule.drop_acknowledged {
+                let _ = writeln!(
+                    problems,
+                    "error: {place}.drop_acknowledged: nothing is dropped while `when_full` is `hold_back`: say \
+                     `when_full = \"drop_oldest\"` or `\"drop_newest\"`, or leave it out"
+                );
+            }
+            WhenFull::HoldBack
+        }
+        WhenFullSettings::DropNewest => WhenFull::DropNewest(which),
+        WhenFullSettings::DropOldest => WhenFull::DropOldest(which),
+    }
 }
 
 /// What a rule's records count as delivered by. Where nobody waits it makes no difference.

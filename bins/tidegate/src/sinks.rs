@@ -325,6 +325,9 @@ fn of_spill(status: &Status, value: impl Fn(&SpillStatus) -> u64) -> f64 {
     status.spill.as_ref().map_or(0.0, |spill| value(spill) as f64)
 }
 
+/// The further labels of one value, and the value.
+type Value = (Vec<String>, u64);
+
 /// Metrics of several values for each sink.
 struct Labelled {
     name: &'static str,
@@ -332,7 +335,7 @@ struct Labelled {
     kind: MetricType,
     /// Beside `sink`.
     labels: &'static [&'static str],
-    values: fn(&Status) -> Vec<(Vec<String>, u64)>,
+    values: fn(&Status) -> Vec<Value>,
 }
 
 const LABELLED: [Labelled; 5] = [
@@ -384,11 +387,11 @@ fn sources(status: &Status) -> impl Iterator<Item = &(String, CountersSnapshot)>
     status.sources.iter().filter(|(name, records)| !name.is_empty() || records.offered > 0)
 }
 
-fn by_rule(status: &Status, value: fn(&CountersSnapshot) -> u64) -> Vec<(Vec<String>, u64)> {
+fn by_rule(status: &Status, value: fn(&CountersSnapshot) -> u64) -> Vec<Value> {
     sources(status).map(|(rule, records)| (vec![rule.clone()], value(records))).collect()
 }
 
-fn ends(status: &Status) -> Vec<(Vec<String>, u64)> {
+fn ends(status: &Status) -> Vec<Value> {
     let of = |(rule, records): &(String, CountersSnapshot)| {
         [
             ("delivered", records.delivered),
@@ -479,7 +482,7 @@ fn description(name: &str, help: &str, labels: Vec<String>) -> Desc {
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
 fn labelled(metric: &Labelled, sink: &str, status: &Status) -> Vec<Metric> {
-    let of = |(values, count): (Vec<String>, u64)| {
+    let of = |(values, count): Value| {
         let mut labels = vec![label("sink", sink)];
         labels.extend(metric.labels.iter().zip(&values).map(|(name, value)| label(name, value)));
         let mut one = Metric::from_label(labels);

@@ -115,3 +115,49 @@ async fn readyz_tells_whether_messages_are_safe_here_and_why_not() {
     drop(broker);
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_drops_when_full_acknowledges_or_holds_back_as_it_says_and_counts() {
+    let kafka = format!(
+        "[kafka.main]\nbootstrap = [\"{}\"]\nbuffer = \"8 KiB\"\nspill = {{ enabled = false }}\n",
+        free_address().unwrap()
+    );
+    let rule = RULE.replace("[[rules.outputs]]", "when_full = \"drop_newest\"\n[[rules.outputs]]");
+    let launch = |rule: &str| {
+        let toml = format!("[store]\nenabled = false\n{kafka}{rule}");
+        Launch::new(toml).binary(PathBuf::from(env!("CARGO_BIN_EXE_tidegate"))).start()
+    };
+    // Kafka never comes: what fits into memory waits there, and the rest is gone, and said to be.
+    let broker = launch(&rule.replace("when_full", "drop_acknowledged = true\nwhen_full")).unwrap();
+    let mut peer = Peer::dial(broker.mqtt(), Version::V5).await.unwrap();
+    peer.join("device-1").await.unwrap();
+    let payload = format!("{{\"site\": \"north\", \"x\": \"{}\"}}", "x".repeat(1000));
+    for id in 1..=50 {
+        peer.publish(id, "plant/7", payload.as_bytes()).await.unwrap();
+    }
+    let begun = Instant::now();
+    let value = |name: &str| -> f64 {
+        let (_, body) = broker.http_get("/metrics").unwrap();
+        let line = body.lines().find(|line| line.starts_with(name)).unwrap_or("0");
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let mut acknowledged = 0.0;
+    while value("tidegate_rule_records_offered_total{") < 50.0 {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (held, dropped) = (
+        value("tidegate_rule_records_held{"),
+        value("tidegate_sink_records_dropped_total{sink=\"main\",reason=\"full_newest\"}"),
+    );
+    assert!(held > 0.0 && held < 20.0, "{held}");
+    assert!((held + dropped - 50.0).abs() < 0.5, "{held} held, {dropped} dropped");
+    while acknowledged < dropped {
+        let PacketType::PubAck = peer.receive().await.unwrap().packet_type() else { panic!("not a PUBACK") };
+        acknowledged += 1.0;
+    }
+    drop(broker);
+    let error = launch(&RULE.replace("[[rules.outputs]]", "drop_acknowledged = true\n[[rules.outputs]]"));
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("rules.by-site.drop_acknowledged"), "{text}");
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use smallvec::SmallVec;
-use tidegate_sink::{Counters, CountersSnapshot, Outcome, Rejection};
+use tidegate_sink::{Counters, CountersSnapshot, DropReason, Outcome, Rejection};
 
 /// Longest name of a source, in bytes: it is written to disk with every entry.
 pub(crate) const MAX_SOURCE_NAME_BYTES: usize = 255;
@@ -125,6 +125,10 @@ impl Books {
 
     pub(crate) fn settled(&self, counted: &Sources, outcome: Outcome) {
         self.each(counted, |counters, records| counters.settled(outcome, records));
+    }
+
+    pub(crate) fn dropped(&self, counted: &Sources, reason: DropReason) {
+        self.each(counted, |counters, records| counters.dropped(reason, records));
     }
 
     pub(crate) fn taken_over(&self, counted: &Sources) {

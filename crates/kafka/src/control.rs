@@ -277,7 +277,7 @@ impl ControlTask {
         if !backlog.is_empty() {
             let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(topic));
             tokio::task::spawn_blocking(move || {
-                shared.reject_spilled(&topic.name, backlog, Rejection::IllegalTopic)
+                shared.reject_spilled(&topic.name, backlog, Rejection::IllegalTopic);
             });
         }
         self.shared.meter.solved(&Part::Topic(Arc::clone(&topic.name)));

@@ -116,6 +116,7 @@ mod status;
 mod tls;
 mod token;
 mod topic;
+mod when_full;
 mod wire;
 
 pub use compression::Compression;
@@ -138,3 +139,4 @@ pub use tidegate_spill::{Directory, Disk, OpenError};
 pub use tls::{Tls, TlsConfig, TlsError, TlsIdentity};
 pub use token::{TokenEndpoint, TokenError};
 pub use topic::is_legal_topic_name;
+pub use when_full::{Droppable, FeedPolicy, WhenFull};

@@ -16,13 +16,15 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tidegate_sink::{Backoff, BackoffPolicy, Record, Rejection};
 
-use crate::books::Sources;
+use crate::books::{SourceId, Sources};
+use crate::config::Config;
 use crate::error_class::{ErrorClass, OUT_OF_ORDER_SEQUENCE, classify};
 use crate::lane::Lane;
 use crate::record_batch::{
     Lent, OpenBatch, ProducerIdentity, SealedBatch, Ticket, advance_sequence, retreat_sequence,
 };
 use crate::spill::Spilled;
+use crate::when_full::Dropped;
 
 /// Bytes that are read back from the log at once.
 const LOAD_BYTES: usize = 256 * 1024;
@@ -318,6 +320,29 @@ impl Queue {
         !self.returned.is_empty()
     }
 
+    /// When the first record came, of those that were never sent, that `is` holds for.
+    pub(crate) fn oldest_droppable(&self, is: impl Fn(SourceId, bool) -> bool + Copy) -> Option<Instant> {
+        let sealed = self.sealed.iter().find(|batch| batch.has(is)).map(|batch| batch.opened);
+        sealed.or_else(|| self.open.as_ref().filter(|open| open.has(is)).map(OpenBatch::opened))
+    }
+
+    /// Takes such records out of the oldest batch that has some.
+    pub(crate) fn drop_oldest(
+        &mut self,
+        config: &Config,
+        is: impl Fn(SourceId, bool) -> bool + Copy,
+        dropped: &mut Dropped,
+    ) {
+        if !self.sealed.iter().any(|batch| batch.has(is)) {
+            self.sealed.extend(self.open.take().map(OpenBatch::seal));
+        }
+        let Some(place) = self.sealed.iter().position(|batch| batch.has(is)) else { return };
+        let Some(batch) = self.sealed.remove(place) else { return };
+        if let Some(left) = batch.without(config, is, dropped) {
+            self.sealed.insert(place, left);
+        }
+    }
+
     /// Says that a batch in flight is copied to the log.
     pub(crate) fn covered(&mut self, batch: &mut SealedBatch) {
         if std::mem::take(&mut batch.exposed) {
@@ -547,7 +572,6 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::books::SourceId;
     use crate::compression::Compression;
     use crate::record_batch::Buffers;
 

@@ -27,6 +27,7 @@ use crate::record_batch::{Buffers, OpenBatch, Owed, SealedBatch, Ticket, budget_
 use crate::spill::{AckPolicy, Spill, SpillConfig, Spilled};
 use crate::status::{Meter, Status};
 use crate::topic::{Ended, Topic, is_legal_topic_name};
+use crate::when_full::{FeedPolicy, Full};
 
 /// Empty buffers kept for the next batches, at most.
 const MAX_SPARE_BUFFERS: usize = 64;
@@ -142,12 +143,12 @@ impl Producer {
     /// A feed over this producer whose records are acknowledged by `policy`. The producer itself is one for
     /// [`AckPolicy::Durable`].
     pub fn feed(&self, policy: AckPolicy) -> impl Feed + use<> {
-        self.feed_for("", policy)
+        self.feed_for("", policy.into())
     }
 
     /// The same for the records of `source`, such as a rule: they are counted in [`Status::sources`] under its name, which
     /// also stands in their dead letters. A name of more than 255 bytes, or of the 4096th source, is not told apart.
-    pub fn feed_for(&self, source: &str, policy: AckPolicy) -> impl Feed + use<> {
+    pub fn feed_for(&self, source: &str, policy: FeedPolicy) -> impl Feed + use<> {
         PolicyFeed { shared: Arc::clone(&self.shared), source: self.shared.meter.books.named(source), policy }
     }
 
@@ -178,7 +179,7 @@ impl Producer {
         while self.shared.budget.used() > 0 && Instant::now() < deadline {
             if let Some(spill) = self.shared.spill.as_ref().filter(|_| Instant::now() >= half) {
                 spill.force();
-                let letters_are_written = self.shared.dead_letter_file().is_none_or(|file| file.is_empty());
+                let letters_are_written = self.shared.dead_letter_file().is_none_or(FileQueue::is_empty);
                 if self.shared.is_all_spilled() && letters_are_written {
                     break;
                 }
@@ -212,11 +213,11 @@ impl Drop for Producer {
 
 impl Feed for Producer {
     fn offer(&self, record: &Record<'_>, ack: Option<Ack>) -> Offer {
-        self.shared.take_in(record, ack, AckPolicy::Durable, &self.source)
+        self.shared.take_in(record, ack, FeedPolicy::default(), &self.source)
     }
 
     fn refuse(&self, record: &Record<'_>, ack: Option<Ack>, reason: Rejection) -> Offer {
-        self.shared.take_refused(record, ack, AckPolicy::Durable, &self.source, reason)
+        self.shared.take_refused(record, ack, FeedPolicy::default(), &self.source, reason)
     }
 
     fn flush(&self) {
@@ -232,7 +233,7 @@ impl Feed for Producer {
 struct PolicyFeed {
     shared: Arc<Shared>,
     source: Arc<Source>,
-    policy: AckPolicy,
+    policy: FeedPolicy,
 }
 
 impl Feed for PolicyFeed {
@@ -264,7 +265,7 @@ impl Shared {
         self: &Arc<Self>,
         record: &Record<'_>,
         ack: Option<Ack>,
-        policy: AckPolicy,
+        policy: FeedPolicy,
         source: &Source,
     ) -> Offer {
         if self.is_for_dead_letters(record.topic) {
@@ -272,7 +273,7 @@ impl Shared {
         }
         let ticket = match self.admit(record, ack, policy, source) {
             Ok(ticket) => ticket,
-            Err(full) => return full,
+            Err(offered) => return offered,
         };
         // Settled after every lock is released: whoever is told may offer again.
         if let Err(ended) = self.offer(record, ticket) {
@@ -285,13 +286,13 @@ impl Shared {
         self: &Arc<Self>,
         record: &Record<'_>,
         ack: Option<Ack>,
-        policy: AckPolicy,
+        policy: FeedPolicy,
         source: &Source,
         reason: Rejection,
     ) -> Offer {
         match self.admit(record, ack, policy, source) {
             Ok(ticket) => self.give_up(record, ticket, reason),
-            Err(full) => return full,
+            Err(offered) => return offered,
         }
         Offer::Taken
     }
@@ -300,17 +301,20 @@ impl Shared {
     fn admit(
         &self,
         record: &Record<'_>,
-        ack: Option<Ack>,
-        policy: AckPolicy,
+        mut ack: Option<Ack>,
+        policy: FeedPolicy,
         source: &Source,
     ) -> Result<Ticket, Offer> {
         let charged = budget_bytes(record);
-        if !self.budget.try_take(charged) {
-            source.counters.refused();
-            return Err(Offer::Full(ack));
+        while !self.budget.try_take(charged) {
+            ack = match self.make_room(source, policy.when_full, ack) {
+                Ok(ack) => ack,
+                Err(Full::GivenBack(ack)) => return Err(Offer::Full(ack)),
+                Err(Full::Dropped) => return Err(Offer::Taken),
+            };
         }
         source.counters.offered();
-        Ok(Ticket { source: source.id, ack: ack.map(|ack| Owed { ack, policy }), charged })
+        Ok(Ticket { source: source.id, ack: ack.map(|ack| Owed { ack, policy: policy.ack }), charged })
     }
 
     pub(crate) fn flush(&self) {

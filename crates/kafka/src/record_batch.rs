@@ -139,6 +139,11 @@ impl OpenBatch {
         self.acks.is_empty()
     }
 
+    /// Whether there is a record that `is` holds for, by its source and whether somebody waits for it.
+    pub(crate) fn has(&self, is: impl Fn(SourceId, bool) -> bool) -> bool {
+        has(&self.sources, &self.acks, is)
+    }
+
     pub(crate) fn opened(&self) -> Instant {
         self.opened
     }
@@ -274,6 +279,11 @@ impl SealedBatch {
         std::mem::take(&mut lent.acks)
     }
 
+    /// Whether there is a record that `is` holds for, by its source and whether somebody waits for it.
+    pub(crate) fn has(&self, is: impl Fn(SourceId, bool) -> bool) -> bool {
+        has(&self.sources, &self.acks, is)
+    }
+
     /// What it holds of the memory budget.
     pub(crate) fn charged(&self) -> usize {
         self.charged
@@ -334,6 +344,10 @@ impl SealedBatch {
     fn long(&self, at: usize) -> i64 {
         long(&self.bytes, at).unwrap_or(0)
     }
+}
+
+fn has(sources: &Sources, acks: &[Option<Owed>], is: impl Fn(SourceId, bool) -> bool) -> bool {
+    sources.each().zip(acks).any(|(source, ack)| is(source, ack.is_some()))
 }
 
 fn long(bytes: &[u8], at: usize) -> Option<i64> {

@@ -185,7 +185,9 @@ impl Meter {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let sources = self.books.snapshot();
         let mut records = self.records.snapshot();
-        sources.iter().for_each(|(_, source)| records += source);
+        for (_, source) in &sources {
+            records += source;
+        }
         Status {
             state,
             problems,

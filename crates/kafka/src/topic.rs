@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use tidegate_sink::{Outcome, OwnedRecord, Record, Rejection};
 
+use crate::books::SourceId;
 use crate::partition::{Appended, Partition};
 use crate::producer::Shared;
 use crate::record_batch::{SealedBatch, Ticket};
 use crate::spill::Spilled;
+use crate::when_full::{Dropped, drop_waiting};
 
 /// Whether Kafka takes `name` for a topic's name: 1 to 249 letters, digits, dots, underscores and dashes of ASCII, and
 /// neither `.` nor `..`.
@@ -368,6 +370,27 @@ impl Topic {
         drop(routes);
         let backlog = std::mem::take(&mut pending.backlog).into();
         (end(shared, pending, Outcome::Rejected(reason)), backlog)
+    }
+
+    /// When the first of the records without a partition came that `is` holds for, by its source and whether somebody waits
+    /// for it.
+    pub(crate) fn oldest_droppable(&self, is: impl Fn(SourceId, bool) -> bool) -> Option<Instant> {
+        let Routes::Unknown(pending) = &*self.routes.read() else { return None };
+        let found = |one: &&Waiting| is(one.ticket.source, one.ticket.ack.is_some());
+        pending.waiting.iter().find(found).map(|one| one.since)
+    }
+
+    /// Takes the oldest of them out, up to a batch's size.
+    pub(crate) fn drop_oldest(
+        &self,
+        shared: &Shared,
+        is: impl Fn(SourceId, bool) -> bool,
+        dropped: &mut Dropped,
+    ) {
+        let mut routes = self.routes.write();
+        let Routes::Unknown(pending) = &mut *routes else { return };
+        let count = drop_waiting(&mut pending.waiting, shared.config.batch_bytes, is, dropped);
+        shared.budget.give_back(count * size_of::<Waiting>());
     }
 
     /// Why it can't exist, if that is so.

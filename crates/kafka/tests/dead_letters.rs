@@ -56,7 +56,7 @@ fn letters(kafka: &MiniKafka) -> Vec<LedgerRecord> {
 async fn a_record_too_large_for_its_topic_is_taken_out_of_its_batch_into_the_dead_letters() {
     let kafka = kafka().await;
     let producer = start(to_topic(&kafka));
-    let feed = producer.feed_for("big-ones", AckPolicy::Durable);
+    let feed = producer.feed_for("big-ones", AckPolicy::Durable.into());
     let told = Arc::new(Told::default());
     let large = [3_u64, 57, 58, 99];
     for token in 0..100 {
@@ -93,7 +93,7 @@ async fn every_reason_for_which_a_record_is_refused_is_told() {
     let producer = start(Config { max_request_bytes: 100_000, ..to_topic(&kafka) });
     let told = Arc::new(Told::default());
     offer(&producer, &told, 0, "no topic", b"illegal");
-    offer(&producer, &told, 1, "t", &[b'x'; 150_000]);
+    offer(&producer, &told, 1, "t", &vec![b'x'; 150_000]);
     offer(&producer, &told, 2, "dead", b"by the front door");
     let record = Record { partition: Some(7), ..Record::new("t") };
     assert!(matches!(producer.offer(&record, Some(told.ack(3))), Offer::Taken));
@@ -133,7 +133,7 @@ async fn a_dead_letter_that_is_too_large_itself_is_cut_off_once_and_then_rejecte
     kafka.faults().max_message_bytes("dead", 25_000).unwrap();
     let producer = start(to_topic(&kafka));
     let told = Arc::new(Told::default());
-    offer(&producer, &told, 0, "t", &[b'x'; 30_000]);
+    offer(&producer, &told, 0, "t", &vec![b'x'; 30_000]);
     producer.flush();
     told.wait(1, &producer).await;
     let letter = &letters(&kafka)[0];
@@ -146,7 +146,7 @@ async fn a_dead_letter_that_is_too_large_itself_is_cut_off_once_and_then_rejecte
     // Now not even that fits: it ends, and does not go in a circle.
     kafka.faults().max_message_bytes("dead", 1000).unwrap();
     let before = kafka.requests(ApiKey::Produce).len();
-    offer(&producer, &told, 1, "t", &[b'x'; 30_000]);
+    offer(&producer, &told, 1, "t", &vec![b'x'; 30_000]);
     producer.flush();
     told.wait(2, &producer).await;
     assert_eq!(told.of(1), Some(Outcome::Rejected(Rejection::TooLarge)));
@@ -189,7 +189,7 @@ async fn a_record_refused_when_it_comes_back_from_disk_becomes_a_dead_letter_of_
     };
     let told = Arc::new(Told::default());
     let first = spilling(&disk);
-    let feed = first.feed_for("r1", AckPolicy::Durable);
+    let feed = first.feed_for("r1", AckPolicy::Durable.into());
     for token in 0..20 {
         offer(&feed, &told, token, "t", &vec![1; if token == 11 { 30_000 } else { 10 }]);
     }
@@ -259,9 +259,9 @@ async fn dead_letters_in_a_file_are_there_whole_when_they_are_acknowledged() {
     let (kafka, folder) = (kafka().await, Folder::new("file"));
     let file = DeadLetterFile::new(folder.0.join("dead.jsonl"));
     let producer = start(Config { dead_letter: Some(DeadLetter::File(file)), ..config(&kafka.bootstrap()) });
-    let feed = producer.feed_for("r2", AckPolicy::Kafka);
+    let feed = producer.feed_for("r2", AckPolicy::Kafka.into());
     let told = Arc::new(Told::default());
-    offer(&feed, &told, 0, "t", &[0xff; 30_000]);
+    offer(&feed, &told, 0, "t", &vec![0xff; 30_000]);
     offer(&feed, &told, 1, "t", b"small");
     offer(&feed, &told, 2, "a b", b"text");
     feed.flush();
@@ -293,7 +293,7 @@ async fn a_file_that_cannot_be_written_acknowledges_nothing_says_so_and_holds_up
     let told = Arc::new(Told::default());
     // A quarter of the budget waits for the file; what exceeds it is rejected, as without dead letters.
     for token in 0..20 {
-        offer(&producer, &told, token, "a b", &[1; 30_000]);
+        offer(&producer, &told, token, "a b", &vec![1; 30_000]);
     }
     for token in 20..120 {
         offer(&producer, &told, token, "t", b"small");

@@ -88,6 +88,15 @@ impl MiniKafka {
         self.cluster.topics.create(topic, partitions, BTreeMap::new()).map(drop)
     }
 
+    /// Deletes a topic with all its records, without a client.
+    ///
+    /// # Errors
+    ///
+    /// The code that a client would be answered with.
+    pub fn delete_topic(&self, topic: &str) -> Result<(), ErrorCode> {
+        self.cluster.topics.delete(topic)
+    }
+
     /// The requests of this API that were seen last (4096 of all APIs are remembered), in the order in which they came.
     pub fn requests(&self, api: ApiKey) -> Vec<SeenRequest> {
         self.cluster.seen(api)

@@ -254,7 +254,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space_again() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     /// Appends, marks, failures; then the power goes at any moment, and what was not synced survives by chance.
     #[test]
