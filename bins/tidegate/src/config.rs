@@ -17,16 +17,18 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+use tidegate_broker::{InvalidSetting, ResponseInformation};
 
 pub(crate) use dead_letters::DeadLetterSettings;
 pub(crate) use error::{ConfigErrors, did_you_mean};
 pub(crate) use kafka::{SaslSettings, TlsSettings};
-pub(crate) use listeners::{AuthenticationSettings, ListenerSettings};
+pub(crate) use listeners::{AuthenticationSettings, ListenerSettings, ProtocolSetting};
 pub(crate) use outputs::{OutputKind, OutputSettings, RuleEngineSettings};
 pub(crate) use sources::{SourceSettings, UnsafeCharacters};
 pub(crate) use topics::TopicRules;
 use topics::{
-    AutoSubscribeSettings, DelayedSettings, RetainedSettings, RewriteSettings, SharedStrategySetting,
+    AutoSubscribeSettings, DelayedSettings, QosSetting, RetainedSettings, RewriteSettings,
+    SharedStrategySetting,
 };
 pub(crate) use units::{Period, Size};
 
@@ -137,6 +139,16 @@ pub(crate) struct MqttSettings {
     pub(crate) max_keep_alive: Option<NonZeroU16>,
     /// How long a 3.1 or 3.1.1 session with clean session 0 is kept.
     pub(crate) session_expiry: Period,
+    /// The longest that a 5.0 session is kept; without it, as long as its client asks.
+    pub(crate) max_session_expiry: Option<Period>,
+    /// The highest QoS that clients may publish with, wills included.
+    pub(crate) max_qos: QosSetting,
+    /// What 5.0 clients that ask for it are told to begin their response topics with; `%c` is the client id.
+    pub(crate) response_information: Option<String>,
+    /// Another server, which 5.0 clients are told at a shutdown: `host:port`, several with spaces between.
+    pub(crate) server_reference: Option<String>,
+    /// Whether clients are sent there instead of being served.
+    pub(crate) redirect: Option<RedirectSetting>,
     /// Messages that wait for one client.
     pub(crate) max_queued_messages: usize,
     /// Memory that they take.
@@ -175,6 +187,11 @@ impl Default for MqttSettings {
             server_keep_alive: None,
             max_keep_alive: None,
             session_expiry: Period::seconds(2 * 60 * 60),
+            max_session_expiry: None,
+            max_qos: QosSetting::EXACTLY_ONCE,
+            response_information: None,
+            server_reference: None,
+            redirect: None,
             max_queued_messages: 1000,
             max_queued_size: Size::mebibytes(16),
             queue_policy: QueuePolicySetting::DropOldest,
@@ -190,6 +207,23 @@ impl Default for MqttSettings {
             sys_interval: Period::seconds(60),
         }
     }
+}
+
+impl MqttSettings {
+    /// What they say of response topics.
+    pub(crate) fn response_information(&self) -> Result<Option<ResponseInformation>, InvalidSetting> {
+        self.response_information.as_deref().map(ResponseInformation::new).transpose()
+    }
+}
+
+/// How clients are sent to another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RedirectSetting {
+    /// Use another server (0x9C).
+    ForNow,
+    /// Server moved (0x9D).
+    ForGood,
 }
 
 /// Which message a full queue drops.
@@ -464,6 +498,9 @@ impl Settings {
                 errors.push(format!("kafka.{name}"), "this name belongs to the embedded log: choose another");
             }
         }
+        if let Err(error) = self.mqtt.response_information() {
+            errors.push("mqtt.response_information", error);
+        }
         TopicRules::of(self, &mut errors);
         errors.into_result()
     }
@@ -649,6 +686,31 @@ mod tests {
             assert!(!shown.contains("hunter2"), "{shown}");
             Ok(())
         });
+    }
+
+    #[test]
+    fn a_websocket_has_a_path_and_a_tcp_listener_has_none() {
+        let listener = |keys: &str| load(&format!("[listeners.ws]\nbind = \"127.0.0.1:8083\"\n{keys}"));
+        let settings = listener("protocol = \"websocket\"\n").unwrap();
+        assert_eq!(settings.listeners["ws"].websocket(1000).path, "/mqtt");
+        let error = listener("path = \"/x\"\n").unwrap_err();
+        assert!(error.contains("listeners.ws.path") && error.contains("websocket"), "{error}");
+        let error = listener("protocol = \"websocket\"\npath = \"x\"\n").unwrap_err();
+        assert!(error.contains("does not begin with"), "{error}");
+        let error = listener("mountpoint = \"plant\"\n").unwrap_err();
+        assert!(error.contains("listeners.ws.mountpoint"), "{error}");
+    }
+
+    #[test]
+    fn where_clients_are_sent_and_what_their_response_topics_begin_with_is_checked() {
+        let settings = load(
+            "[mqtt]\nserver_reference = \"other:1883\"\nredirect = \"for_now\"\nmax_qos = 1\n\
+             response_information = \"responses/%c/\"\n",
+        )
+        .unwrap();
+        assert_eq!(settings.mqtt.redirect, Some(RedirectSetting::ForNow));
+        let error = load("[mqtt]\nresponse_information = \"responses/#\"\n").unwrap_err();
+        assert!(error.contains("mqtt.response_information"), "{error}");
     }
 
     #[test]

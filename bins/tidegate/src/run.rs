@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus::Registry;
-use tidegate_broker::{Broker, ListenerOptions, Metrics, Tcp};
+use tidegate_broker::{Broker, ListenerOptions, Metrics, Tcp, WebSocket};
 use tidegate_kafka::Producer;
 use tidegate_minikafka::MiniKafka;
 use tidegate_sink::{Discard, Feed};
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::authentication::Methods;
 use crate::cli::ConfigArgs;
-use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, Settings};
+use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, ProtocolSetting, Settings};
 use crate::console::Console;
 use crate::ready::Watched;
 use crate::rules::{CompiledRules, Destination};
@@ -94,6 +94,7 @@ async fn serve(
     registry.register(Box::new(sources.collector())).map_err(|error| format!("error: metrics: {error}"))?;
     let watched = Watched { producers: producers.clone(), store };
     tokio::spawn(http::serve(http_listener, registry, watched));
+    let max_packet_bytes = settings.mqtt.max_packet_size.as_usize();
     for (listener, named) in listeners.into_iter().zip(settings.listeners.values()) {
         let options = ListenerOptions {
             mountpoint: named.mountpoint(),
@@ -101,7 +102,15 @@ async fn serve(
             ..ListenerOptions::default()
         };
         let broker = broker.clone();
-        tokio::spawn(async move { broker.serve_with(listener, options).await });
+        match named.protocol {
+            ProtocolSetting::Tcp => {
+                tokio::spawn(async move { broker.serve_with(listener, options).await });
+            }
+            ProtocolSetting::WebSocket => {
+                let listener = WebSocket::over(listener, named.websocket(max_packet_bytes));
+                tokio::spawn(async move { broker.serve_with(listener, options).await });
+            }
+        }
     }
     announce_ready(&settings);
 
@@ -182,10 +191,12 @@ fn announce(
     embedded: Option<&MiniKafka>,
 ) {
     print_line(&format!("tidegate {}", env!("CARGO_PKG_VERSION")));
-    for listener in listeners {
-        if let Ok(address) = listener.local_addr() {
-            print_line(&format!("  mqtt   {address}"));
-        }
+    for (listener, named) in listeners.iter().zip(settings.listeners.values()) {
+        let Ok(address) = listener.local_addr() else { continue };
+        print_line(&match named.protocol {
+            ProtocolSetting::Tcp => format!("  mqtt   {address}"),
+            ProtocolSetting::WebSocket => format!("  mqtt   ws://{address}{}", named.path),
+        });
     }
     match embedded {
         Some(log) => print_line(&format!(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
-use tidegate_broker::Config;
+use tidegate_broker::{Config, Redirect};
 use tidegate_kafka::{
     Compression, Connect, Directory, LATENCY_BUCKETS_MS, OpenError, PlainTcp, Producer, SpillConfig,
     SpillStatus, State, Status, TopicLayout,
@@ -16,7 +16,8 @@ use tidegate_sink::CountersSnapshot;
 use tracing::warn;
 
 use crate::config::{
-    CompressionSetting, KafkaSettings, QueuePolicySetting, SaslSettings, Settings, SpillSettings,
+    CompressionSetting, KafkaSettings, Period, QueuePolicySetting, RedirectSetting, SaslSettings, Settings,
+    SpillSettings,
 };
 
 /// The broker's part of the settings.
@@ -31,6 +32,9 @@ pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Conf
         server_keep_alive: mqtt.server_keep_alive,
         max_keep_alive: mqtt.max_keep_alive,
         session_expiry_3x: mqtt.session_expiry.get(),
+        max_session_expiry: mqtt.max_session_expiry.map(Period::get),
+        max_qos: mqtt.max_qos.get(),
+        server_reference: mqtt.server_reference.as_deref().map(Into::into),
         max_queued_messages: mqtt.max_queued_messages,
         max_queued_bytes: mqtt.max_queued_size.as_usize(),
         queue_policy: match mqtt.queue_policy {
@@ -61,6 +65,12 @@ pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Conf
         sys_interval: (!sys_interval.is_zero()).then_some(sys_interval),
         node_name: settings.rule_engine.node.clone(),
         rules: settings.rule_engine.options(),
+        // Loaded settings were checked.
+        response_information: mqtt.response_information().ok().flatten(),
+        redirect: mqtt.redirect.map(|redirect| match redirect {
+            RedirectSetting::ForNow => Redirect::ForNow,
+            RedirectSetting::ForGood => Redirect::ForGood,
+        }),
         ..Config::default()
     }
 }

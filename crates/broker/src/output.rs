@@ -24,6 +24,9 @@ pub(crate) struct Output {
     /// What everything that is still to come waits for.
     barrier: Commit,
     waiting: Waiting,
+    /// The stream took bytes into a buffer of its own that its socket has not taken yet: TLS and WebSocket do so, and
+    /// would keep them for ever if nobody asked again.
+    unflushed: bool,
 }
 
 /// Why output cannot be sent.
@@ -67,14 +70,16 @@ impl Output {
             out.clear();
         }
         if self.unsent.is_empty() {
-            let written = write(stream, out, cx).map_err(|_| Unsent::Socket)?;
+            let written = self.write(stream, out, cx).map_err(|_| Unsent::Socket)?;
             self.unsent.extend_from_slice(&out[written..]);
             out.clear();
             return Ok(written);
         }
         let free = self.poll_free(store, cx).map_err(Unsent::Store)?;
-        let written =
-            write(stream, &self.unsent[self.sent..free.max(self.sent)], cx).map_err(|_| Unsent::Socket)?;
+        let unsent = std::mem::take(&mut self.unsent);
+        let written = self.write(stream, &unsent[self.sent..free.max(self.sent)], cx);
+        self.unsent = unsent;
+        let written = written.map_err(|_| Unsent::Socket)?;
         self.sent += written;
         if self.sent == self.unsent.len() {
             self.unsent = Vec::new();
@@ -109,24 +114,30 @@ impl Output {
         bytes.extend_from_slice(last);
         Ok(bytes)
     }
-}
 
-/// Writes until the socket takes no more.
-fn write<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<usize> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match Pin::new(&mut *stream).poll_write(cx, &bytes[written..]) {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(count)) => written += count,
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => break,
+    /// Writes until the socket takes no more, and pushes out what the stream itself holds back.
+    fn write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> io::Result<usize> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match Pin::new(&mut *stream).poll_write(cx, &bytes[written..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => written += count,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
         }
-    }
-    if written > 0 {
-        // A stream with a buffer of its own, such as TLS, is pushed out; a socket has nothing to flush.
-        if let Poll::Ready(Err(error)) = Pin::new(stream).poll_flush(cx) {
-            return Err(error);
+        if written > 0 || self.unflushed {
+            match Pin::new(stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => self.unflushed = true,
+            }
         }
+        Ok(written)
     }
-    Ok(written)
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tidegate_broker::Mountpoint;
+use tidegate_broker::{Mountpoint, WebSocketOptions};
 
 use super::Settings;
 use super::error::ConfigErrors;
@@ -16,21 +16,56 @@ pub(crate) struct ListenerSettings {
     pub(crate) bind: SocketAddr,
     /// The word that it takes to let everyone in: beyond loopback, or beside an `[authentication]`.
     pub(crate) allow_anonymous: bool,
+    /// What is spoken: MQTT over TCP, or MQTT in the frames of WebSocket.
+    pub(crate) protocol: ProtocolSetting,
+    /// The path of a WebSocket.
+    pub(crate) path: String,
+    /// The web sites whose pages may connect to a WebSocket, as browsers name them: `https://example.org`. Empty for
+    /// all.
+    pub(crate) origins: Vec<String>,
     /// What stands in front of every topic of its clients, without their knowing: `plant-7/`.
     pub(crate) mountpoint: Option<String>,
 }
 
 impl Default for ListenerSettings {
     fn default() -> Self {
-        Self { bind: (Ipv4Addr::LOCALHOST, 1883).into(), allow_anonymous: false, mountpoint: None }
+        let WebSocketOptions { path, origins, .. } = WebSocketOptions::default();
+        Self {
+            bind: (Ipv4Addr::LOCALHOST, 1883).into(),
+            allow_anonymous: false,
+            protocol: ProtocolSetting::Tcp,
+            path,
+            origins,
+            mountpoint: None,
+        }
     }
 }
 
 impl ListenerSettings {
+    /// What a WebSocket expects; a message may be as large as a packet, with room for others beside it.
+    pub(crate) fn websocket(&self, max_packet_bytes: usize) -> WebSocketOptions {
+        /// Bytes of other packets in the message of the largest one.
+        const ROOM_BYTES: usize = 64 * 1024;
+        WebSocketOptions {
+            path: self.path.clone(),
+            origins: self.origins.clone(),
+            max_message_bytes: max_packet_bytes.saturating_add(ROOM_BYTES),
+            ..WebSocketOptions::default()
+        }
+    }
+
     /// The mountpoint. A loaded one was checked, so it is not left out.
     pub(crate) fn mountpoint(&self) -> Option<Mountpoint> {
         self.mountpoint.as_deref().and_then(|text| Mountpoint::parse(text).ok())
     }
+}
+
+/// What clients speak below MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ProtocolSetting {
+    Tcp,
+    WebSocket,
 }
 
 /// `[authentication]`
@@ -67,6 +102,22 @@ pub(super) fn check(settings: &Settings, errors: &mut ConfigErrors) {
                      if you mean it, bind to 127.0.0.1, or ask who they are with [authentication.scram]",
                     listener.bind
                 ),
+            );
+        }
+        let default = ListenerSettings::default();
+        if listener.protocol == ProtocolSetting::Tcp {
+            let keys =
+                [("path", listener.path != default.path), ("origins", listener.origins != default.origins)];
+            for (key, _) in keys.into_iter().filter(|(_, is_set)| *is_set) {
+                errors.push(
+                    format!("listeners.{name}.{key}"),
+                    "only a WebSocket has one: say `protocol = \"websocket\"`, or leave it out",
+                );
+            }
+        } else if !listener.path.starts_with('/') {
+            errors.push(
+                format!("listeners.{name}.path"),
+                format!("`{}` does not begin with `/`", listener.path),
             );
         }
         if let Some(Err(error)) = listener.mountpoint.as_deref().map(Mountpoint::parse) {

@@ -143,6 +143,7 @@ impl From<QosSetting> for u8 {
 
 impl QosSetting {
     pub(crate) const AT_LEAST_ONCE: Self = Self(1);
+    pub(crate) const EXACTLY_ONCE: Self = Self(2);
 
     pub(crate) fn get(self) -> QoS {
         match self.0 {

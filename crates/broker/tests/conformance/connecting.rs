@@ -1,11 +1,14 @@
 //! CONNECT and CONNACK: chapters 3.1 and 3.2.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_broker::{Redirect, ResponseInformation};
 use tidegate_codec::{
     Connect, ConnectProperties, Packet, PacketType, Publish, QoS, ReasonCode, Version, Will,
 };
+use tidegate_session::Limits;
 use tidegate_testkit::mqtt::Peer;
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
@@ -617,4 +620,73 @@ async fn a_conversation_runs_over_tcp() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     until(connections).await;
+}
+
+/// [MQTT5-3.1.2-28]: who asks for response information gets what is made for it, and nobody else does.
+#[tokio::test(start_paused = true)]
+async fn response_information_is_for_who_asks_and_is_left_out_where_it_does_not_fit() {
+    let information = ResponseInformation::new("responses/%c/").unwrap();
+    let world = World::with(|config| config.response_information = Some(information));
+    for (id, asks, room, expected) in [
+        ("c", Some(true), None, Some("responses/c/")),
+        ("c", Some(false), None, None),
+        ("c", None, None, None),
+        ("a/b", Some(true), None, None),
+        ("c", Some(true), NonZeroU32::new(30), None),
+    ] {
+        let properties = ConnectProperties {
+            request_response_information: asks,
+            maximum_packet_size: room,
+            ..ConnectProperties::default()
+        };
+        let mut client = world.dial(Version::V5).await;
+        let connect = Connect { properties, ..Connect::new(Version::V5, id) };
+        let connack = client.connect(connect).await.unwrap();
+        assert_eq!(connack.reason, ReasonCode::Success);
+        assert_eq!(connack.properties.response_information, expected, "{id} {asks:?}");
+    }
+}
+
+/// 4.11: for now, for good, and when the server shuts down.
+#[tokio::test(start_paused = true)]
+async fn clients_are_sent_to_another_server_that_is_named_where_it_fits() {
+    let limits = Limits { server_reference: Some("other:1883".into()), ..Limits::default() };
+    let limits = Arc::new(limits);
+    for (redirect, reason) in
+        [(Redirect::ForNow, ReasonCode::UseAnotherServer), (Redirect::ForGood, ReasonCode::ServerMoved)]
+    {
+        let world = World::with(|config| {
+            config.limits = Arc::clone(&limits);
+            config.redirect = Some(redirect);
+        });
+        for (room, named) in [(None, Some("other:1883")), (NonZeroU32::new(17), None)] {
+            let properties = ConnectProperties { maximum_packet_size: room, ..ConnectProperties::default() };
+            let mut client = world.dial(Version::V5).await;
+            let connect = Connect { properties, ..Connect::new(Version::V5, "c") };
+            client.send(&Packet::Connect(Box::new(connect))).await.unwrap();
+            match client.receive().await.unwrap() {
+                Packet::ConnAck(connack) => {
+                    assert_eq!((connack.reason, connack.properties.server_reference), (reason, named));
+                }
+                packet => panic!("{packet:?}"),
+            }
+            client.expect_end().await;
+        }
+        assert_eq!(
+            refusal(&world, Connect::new(Version::V3_1_1, "c")).await,
+            Some(ReasonCode::ServerUnavailable)
+        );
+    }
+    let world = World::with(|config| config.limits = limits);
+    let mut client = world.join(Version::V5, "c").await;
+    let (broker, mut old) = (world.broker.clone(), world.join(Version::V3_1_1, "d").await);
+    tokio::spawn(async move { broker.shutdown().await });
+    match client.receive().await.unwrap() {
+        Packet::Disconnect(disconnect) => {
+            assert_eq!(disconnect.reason, ReasonCode::UseAnotherServer);
+            assert_eq!(disconnect.server_reference, Some("other:1883"));
+        }
+        packet => panic!("{packet:?}"),
+    }
+    old.expect_end().await;
 }

@@ -16,5 +16,6 @@ mod retaining;
 mod sharing;
 mod simulation;
 mod subscribing;
+mod websocket;
 mod wills;
 mod world;

@@ -34,7 +34,14 @@ pub(crate) struct World {
     pub(crate) broker: Broker,
 }
 
-struct InMemory(mpsc::Receiver<DuplexStream>);
+/// A listener to streams in memory, and what sends it its ends of them.
+pub(crate) fn in_memory() -> (mpsc::Sender<DuplexStream>, InMemory) {
+    let (dial, dialled) = mpsc::channel(16);
+    (dial, InMemory(dialled))
+}
+
+#[derive(Debug)]
+pub(crate) struct InMemory(mpsc::Receiver<DuplexStream>);
 
 impl Listener for InMemory {
     type Stream = DuplexStream;
@@ -71,9 +78,9 @@ impl World {
     pub(crate) fn serve(config: Config, rules: Vec<RuleBinding>, options: ListenerOptions) -> Self {
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let broker = Broker::start(config, rules, metrics).unwrap();
-        let (dial, dialled) = mpsc::channel(16);
+        let (dial, listener) = in_memory();
         let serving = broker.clone();
-        tokio::spawn(async move { serving.serve_with(InMemory(dialled), options).await });
+        tokio::spawn(async move { serving.serve_with(listener, options).await });
         Self { dial, broker }
     }
 
@@ -146,7 +153,8 @@ pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
         if condition() {
             return;
         }
-        tokio::task::yield_now().await;
+        // On a clock that stands still this takes no time, and lets time pass when nothing else is left to do.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     panic!("it does not become true");
 }
