@@ -46,6 +46,11 @@ kafka-stop:
 paho broker="127.0.0.1:1883":
     scripts/paho-interop {{broker}}
 
+# Clients of other projects (mosquitto_pub and _sub, Paho for Python) against the debug binary
+interop:
+    cargo build -p tidegate
+    scripts/interop-clients
+
 # Fuzz one target of a crate for so many seconds (needs a C++ compiler)
 fuzz crate target seconds="60":
     scripts/fuzz {{crate}} {{target}} -max_total_time={{seconds}}
