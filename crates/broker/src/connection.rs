@@ -4,8 +4,7 @@
 //! Only what a turn leaves behind (half a packet, bytes that the socket did not take, a record that a full sink gave
 //! back) is copied into buffers of the connection's own, and freed when it is done.
 
-use std::future::Future;
-use std::io;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -49,6 +48,12 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// How long a last DISCONNECT may take to leave.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a client that was told goodbye has to close as well.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What it may send meanwhile, in bytes.
+const LINGER_BYTES: usize = 1024 * 1024;
 
 /// Why a conversation ended, as the counter names it.
 #[derive(Debug)]
@@ -176,13 +181,36 @@ where
 }
 
 /// Writes a last packet and closes; a peer that does not read it does not hold us up.
-async fn say_goodbye<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
+///
+/// A socket that is closed while bytes wait in it is reset, and with it goes what was on its way to the client. So what a
+/// client goes on sending, in the belief that all is well, is read and forgotten until it has closed as well.
+async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
     let farewell = async {
         stream.write_all(bytes).await?;
         stream.shutdown().await
     };
-    // Nobody waits for the outcome: the peer may be gone already, which is what we want anyway.
-    let _: Result<io::Result<()>, _> = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+    let said = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+    if matches!(said, Ok(Ok(()))) && !bytes.is_empty() {
+        // Nobody waits for the outcome: the peer may be gone already, which is what we want anyway.
+        let _ = tokio::time::timeout(LINGER_TIMEOUT, linger(stream)).await;
+    }
+}
+
+/// Reads until the peer closes, or has sent too much.
+async fn linger<S: AsyncRead + Unpin>(stream: &mut S) {
+    let mut left = LINGER_BYTES;
+    while left > 0 {
+        let read = poll_fn(|cx| {
+            turn::with(|turn| {
+                let mut buffer = ReadBuf::new(&mut turn.read);
+                Pin::new(&mut *stream).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+            })
+        });
+        match read.await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => left = left.saturating_sub(count),
+        }
+    }
 }
 
 /// Whether a turn did something, so that it is worth to look again before the task waits.
@@ -707,13 +735,19 @@ where
         let will = core.release(&self.entry, self.session, farewell, now);
         core.metrics.sessions_online.dec();
         let finishing = self.output.finish(&*core.store, &last);
-        // What the disk does not take in time is not sent: the client asks again.
-        if let Ok(Ok(bytes)) = tokio::time::timeout(FAREWELL_TIMEOUT, finishing).await {
-            say_goodbye(&mut self.stream, &bytes).await;
-        }
-        drop(self.stream);
-        if let Some(will) = will {
-            core.publish_will(&self.entry, will).await;
-        }
+        let goodbye = async {
+            // What the disk does not take in time is not sent: the client asks again.
+            if let Ok(Ok(bytes)) = tokio::time::timeout(FAREWELL_TIMEOUT, finishing).await {
+                say_goodbye(&mut self.stream, &bytes).await;
+            }
+            drop(self.stream);
+        };
+        let last_will = async {
+            if let Some(will) = will {
+                core.publish_will(&self.entry, will).await;
+            }
+        };
+        // A client that takes its time to leave holds its will up no longer.
+        tokio::join!(goodbye, last_will);
     }
 }

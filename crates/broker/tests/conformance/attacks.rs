@@ -111,7 +111,8 @@ async fn attack_22_connects_that_are_refused_leave_nothing_behind() {
             assert_eq!((answer[0], answer[3] & 0x80), (0x20, 0x80), "{answer:02x?}");
         }
     }
-    assert_eq!((world.broker.connections(), world.broker.sessions()), (0, 0));
+    world.settled(0).await;
+    assert_eq!(world.broker.sessions(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate_codec::{Disconnect, Packet, QoS, ReasonCode, Version};
+use tidegate_testkit::mqtt::Peer;
 
 use crate::world::{BOTH, Script, World, kept, publish};
 
@@ -100,4 +101,28 @@ async fn disconnect_may_change_when_the_session_ends() {
     let mut client = world.join(Version::V5, "c").await;
     client.send(&leave(10)).await.unwrap();
     client.expect_disconnect(ReasonCode::ProtocolError).await;
+}
+
+/// A socket that is closed with bytes unread is reset, and the client would lose what was on its way to it.
+#[tokio::test]
+async fn a_client_that_goes_on_sending_still_reads_why_its_connection_ends() {
+    let world = World::new();
+    let listener = tidegate_broker::Tcp::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = world.broker.clone();
+    tokio::spawn(async move { serving.serve(listener).await });
+    let mut client = Peer::dial(address, Version::V5).await.unwrap();
+    client.join("busy").await.unwrap();
+    // A reserved packet type, and what the client had to say besides.
+    let mut bytes = vec![0, 0];
+    bytes.extend([0xc0, 0].repeat(100 * 1024));
+    client.send_raw(&bytes).await.unwrap();
+    for _ in 0..20 {
+        let _ = client.send(&Packet::PingReq).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    match client.receive().await.unwrap() {
+        Packet::Disconnect(disconnect) => assert_eq!(disconnect.reason, ReasonCode::MalformedPacket),
+        packet => panic!("{packet:?}"),
+    }
 }

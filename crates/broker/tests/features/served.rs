@@ -95,7 +95,7 @@ impl Served {
 
     /// Waits until so many connections are left.
     pub(crate) async fn settled(&self, connections: usize) {
-        for _ in 0..1000 {
+        for _ in 0..5000 {
             if self.broker.connections() == connections {
                 return;
             }
