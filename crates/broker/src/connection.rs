@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tidegate_codec::{
-    DecodeError, Decoded, Decoder, Packet, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version,
+    DecodeError, Decoded, Decoder, Packet, QoS, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version,
 };
 use tidegate_rules::EventKind;
 use tidegate_session::{Ended, Input, Session, Token, Violation};
@@ -558,6 +558,10 @@ where
                 };
                 self.core.metrics.received[inbound.publish.qos as usize].inc();
                 let (topic, publish) = (inbound.topic, &inbound.publish);
+                // That it went to its subscribers, and that it came: who knew the one after a restart without the other
+                // would deliver it twice, or never.
+                let is_once = publish.qos == QoS::ExactlyOnce && self.entry.is_kept();
+                let together = is_once.then(|| self.core.store.together());
                 let routed = self.core.receive(&origin, topic, publish, &mut work.rules, now);
                 self.stalled = routed.stalled;
                 if self.core.wants(EventKind::ClientCheckAuthzComplete) {
@@ -579,6 +583,9 @@ where
                     && !reason.is_error()
                 {
                     self.core.metrics.acknowledged.inc();
+                }
+                if together.is_some() {
+                    work.rules.commit = work.rules.commit.max(self.entry.record(&mut self.session));
                 }
             }
             Input::Subscribe(mut request) => self.subscribe(&mut request, work),

@@ -216,6 +216,11 @@ impl Entry {
         self.store.append(self.key, &mut changes)
     }
 
+    /// Whether the session survives a restart.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept.load(Ordering::Relaxed)
+    }
+
     /// Tells the store of something that the session does not know of itself.
     pub(crate) fn record_own(&self, change: Change) {
         if self.is_kept.load(Ordering::Relaxed) {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 use tidegate_session::{Change, DeliveryNumber, Message};
 
 use crate::clock::{Clock, SystemClock};
@@ -15,7 +15,7 @@ use crate::disk::{Directory, Disk, Untaken};
 use crate::log::{Entry, Log};
 use crate::options::{OpenError, Options};
 use crate::recovery::{self, Recovered};
-use crate::{Commit, Failed, SessionKey, Status, Store, Waiting};
+use crate::{Commit, Failed, SessionKey, Status, Store, Together, Waiting};
 
 /// How long a full disk is left alone before the next try.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(250);
@@ -37,6 +37,8 @@ pub struct Journal {
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
+    /// Taken to write by the writer when it ends a batch, so that who holds it to read has all in one. Before `queue`.
+    batch: RwLock<()>,
     /// Signalled when the queue is no longer empty, and when the store closes.
     work: Condvar,
     committed: AtomicU64,
@@ -109,6 +111,7 @@ impl Journal {
         };
         let shared = Arc::new(Shared {
             queue: Mutex::new(queue),
+            batch: RwLock::new(()),
             work: Condvar::new(),
             committed: AtomicU64::new(log.last_frame()),
             has_failed: AtomicBool::new(false),
@@ -163,6 +166,10 @@ impl Store for Journal {
             return Commit::NONE;
         }
         self.shared.append(changes.drain(..).map(|change| Entry::Change(session, change)))
+    }
+
+    fn together(&self) -> Together<'_> {
+        Together::held(self.shared.batch.read())
     }
 
     fn retain(&self, message: &Arc<Message>) -> Commit {
@@ -260,6 +267,9 @@ impl Shared {
                 }
             }
         }
+        drop(queue);
+        let _ended = self.batch.write();
+        let mut queue = self.queue.lock();
         std::mem::swap(&mut queue.entries, entries);
         queue.open += 1;
         queue.writing_bytes = std::mem::take(&mut queue.open_bytes);

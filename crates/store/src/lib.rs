@@ -120,4 +120,4 @@ pub use disk::{Disk, DiskFile};
 pub use journal::Journal;
 pub use options::{Damage, Durability, OnDamage, OpenError, Options, Repair};
 pub use recovery::Recovered;
-pub use store::{Commit, Failed, SessionKey, Status, Store, Volatile, Waiting};
+pub use store::{Commit, Failed, SessionKey, Status, Store, Together, Volatile, Waiting};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
+use parking_lot::RwLockReadGuard;
 use tidegate_session::{Change, DeliveryNumber, Message};
 
 /// Keeps sessions and retained messages.
@@ -25,6 +26,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// The first one of a key is [`Change::Began`]; after [`Change::Ended`] nothing counts. What several tasks append
     /// for one session is kept in the order of the calls.
     fn append(&self, session: SessionKey, changes: &mut Vec<Change>) -> Commit;
+
+    /// Has all that is appended while the result lives, by whomever, in one commit. For changes of several sessions that
+    /// mean nothing without each other. Hold it for a moment only, and never while something is awaited.
+    fn together(&self) -> Together<'_>;
 
     /// Takes the retained message of its topic; one with an empty payload says that there is none. Never waits.
     fn retain(&self, message: &Arc<Message>) -> Commit;
@@ -52,6 +57,23 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Returns how the store is.
     fn status(&self) -> Status;
+}
+
+/// Keeps a store from ending its batch.
+#[derive(Debug)]
+pub struct Together<'a>(
+    #[expect(dead_code, reason = "it is held, not read")] Option<RwLockReadGuard<'a, ()>>,
+);
+
+impl<'a> Together<'a> {
+    /// For a store that has no batches.
+    pub fn without_batches() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn held(batch: RwLockReadGuard<'a, ()>) -> Self {
+        Self(Some(batch))
+    }
 }
 
 /// Names a session in a store.
@@ -148,6 +170,10 @@ impl Store for Volatile {
     fn append(&self, _: SessionKey, changes: &mut Vec<Change>) -> Commit {
         changes.clear();
         Commit::NONE
+    }
+
+    fn together(&self) -> Together<'_> {
+        Together::without_batches()
     }
 
     fn retain(&self, _: &Arc<Message>) -> Commit {

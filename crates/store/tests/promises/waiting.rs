@@ -162,3 +162,18 @@ fn many_threads_append_and_each_finds_its_own_when_it_waited() {
     let (_store, recovered) = Journal::open(directory.options()).unwrap();
     assert_eq!(recovered.sessions.len(), 200);
 }
+
+#[test]
+fn what_is_appended_together_has_one_commit_however_long_it_takes() {
+    let (store, _) = open(&SimulatedDisk::default());
+    let (publisher, subscriber) = (store.new_session(), store.new_session());
+    let together = store.together();
+    let first = store.append(subscriber, &mut begun("subscriber", Expiry::Never));
+    // Long enough for the writer to end its batch, if it could.
+    std::thread::sleep(Duration::from_millis(50));
+    let second = store.append(publisher, &mut begun("publisher", Expiry::Never));
+    assert_eq!(first, second);
+    assert!(store.committed() < first);
+    drop(together);
+    committed(&store, second).unwrap();
+}
