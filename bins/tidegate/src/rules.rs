@@ -111,6 +111,8 @@ fn bind(
         default_headers: false,
     };
     let row = Template::compile("${.}").expect("it is the whole row");
+    // What nobody reads is not written first.
+    let nothing = Template::compile("").expect("it is no text at all");
     for output in outputs {
         match output {
             CompiledOutput::Kafka { kafka, record } => binding.outputs.push(Output {
@@ -125,7 +127,7 @@ fn bind(
             CompiledOutput::Console { value } => {
                 binding.outputs.push(plain(Destination::Console, value.unwrap_or_else(|| row.clone())));
             }
-            CompiledOutput::Discard => binding.outputs.push(plain(Destination::Discard, row.clone())),
+            CompiledOutput::Discard => binding.outputs.push(plain(Destination::Discard, nothing.clone())),
         }
     }
     binding
