@@ -61,7 +61,7 @@ impl RealKafka {
     }
 
     /// As [`start`](Self::start), with further options of `scripts/kafka start`: `--partitions`, `--auto-create`,
-    /// `--listener NAME=PROTOCOL`, `--scram USER=PASSWORD`, `--set KEY=VALUE`.
+    /// `--listener NAME=PROTOCOL`, `--advertise NAME=HOST:PORT`, `--scram USER=PASSWORD`, `--set KEY=VALUE`.
     ///
     /// # Errors
     ///
@@ -75,6 +75,17 @@ impl RealKafka {
         kafka.lines = kafka.script("start", options)?;
         kafka.bootstrap = field(&kafka.lines, "bootstrap")?;
         Ok(kafka)
+    }
+
+    /// Starts another node of this instance's cluster, with a number above 1; with the options of
+    /// [`start_with`](Self::start_with). The first node is the only controller: without it none is elected.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when the server does not start.
+    pub fn join(&self, node: u32, options: &[&str]) -> Result<Self, KafkaError> {
+        let (node, first) = (node.to_string(), self.dir.display().to_string());
+        Self::start_with(&[&["--join", &first, "--node", &node], options].concat())
     }
 
     /// The address of its listener: `127.0.0.1:PORT`. It stays over restarts.
@@ -173,6 +184,38 @@ impl RealKafka {
         self.script("create", &args).map(drop)
     }
 
+    /// Creates a topic whose partitions lie where it is said: `1:2,2:3` puts partition 0 on the nodes 1 and 2, the first
+    /// of which leads it, and partition 1 on 2 and 3.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError::Script`] when Kafka refuses.
+    pub fn place_topic(&self, topic: &str, nodes: &str, configs: &[&str]) -> Result<(), KafkaError> {
+        let mut args = vec![topic, "1", "--assign", nodes];
+        args.extend(configs.iter().flat_map(|config| ["--config", config]));
+        self.script("create", &args).map(drop)
+    }
+
+    /// Deletes a topic with all its records.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError::Script`] when Kafka refuses.
+    pub fn delete_topic(&self, topic: &str) -> Result<(), KafkaError> {
+        self.script("delete", &[topic]).map(drop)
+    }
+
+    /// Runs a class of Kafka's own tools against this instance, and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError::Script`] when the tool fails.
+    pub fn tool(&self, class: &str, args: &[&str]) -> Result<String, KafkaError> {
+        let args = [&["tool", class, "--bootstrap-server", self.bootstrap()], args].concat();
+        let text = run(Command::new(SCRIPT).args(args).stdin(Stdio::null()), &format!("tool {class}"))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// Returns the end offset of each partition, as Kafka's own `GetOffsetShell` tells it.
     ///
     /// # Errors
@@ -254,9 +297,7 @@ impl RealKafka {
     /// [`KafkaError`] when Kafka does not know the group.
     pub fn group(&self, group: &str) -> Result<BTreeMap<(String, i32), GroupPlace>, KafkaError> {
         let class = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
-        let args = ["tool", class, "--bootstrap-server", self.bootstrap(), "--describe", "--group", group];
-        let text = run(Command::new(SCRIPT).args(args).stdin(Stdio::null()), "tool ConsumerGroupCommand")?;
-        let text = String::from_utf8_lossy(&text);
+        let text = self.tool(class, &["--describe", "--group", group])?;
         Ok(text.lines().filter_map(|line| parse_group_place(group, line)).collect())
     }
 

@@ -21,9 +21,14 @@
 //! - [`mqtt`]: a client that says exactly what the test tells it
 //! - [`scram`]: the client's side of an enhanced authentication
 //! - [`process`]: the `tidegate` binary on free ports in its own folder
+//! - [`proxy`]: a network that is slow, silent or broken, between any two of them
+//! - `devices` (feature `e2e`): clients of rumqttc that publish into a ledger
 
+#[cfg(feature = "e2e")]
+pub mod devices;
 pub mod kafka;
 pub mod ledger;
 pub mod mqtt;
 pub mod process;
+pub mod proxy;
 pub mod scram;

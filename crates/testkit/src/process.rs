@@ -56,6 +56,7 @@ pub enum ProcessError {
 pub struct Launch {
     binary: Option<PathBuf>,
     config: String,
+    under: Vec<OsString>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
 }
@@ -63,13 +64,20 @@ pub struct Launch {
 impl Launch {
     /// Returns a launch whose configuration file has the listeners' addresses and then the given TOML.
     pub fn new(config: impl Into<String>) -> Self {
-        Self { binary: None, config: config.into(), args: Vec::new(), env: Vec::new() }
+        Self { binary: None, config: config.into(), under: Vec::new(), args: Vec::new(), env: Vec::new() }
     }
 
     /// Runs this binary and not the one that lies beside the test, as a test within the binary's own package knows it.
     #[must_use]
     pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
         self.binary = Some(path.into());
+        self
+    }
+
+    /// Runs it under another program, which gets the binary and its arguments behind its own and has to become it (`exec`).
+    #[must_use]
+    pub fn under<A: Into<OsString>>(mut self, program: impl IntoIterator<Item = A>) -> Self {
+        self.under = program.into_iter().map(Into::into).collect();
         self
     }
 
@@ -107,7 +115,7 @@ impl Launch {
         fs::write(dir.join("tidegate.toml"), config)?;
 
         let mut tidegate = Tidegate {
-            binary,
+            command: self.under.into_iter().chain([binary.into()]).collect(),
             args: self.args,
             env: self.env,
             dir,
@@ -124,7 +132,8 @@ impl Launch {
 /// A running broker. Dropping it ends the process and deletes its folder; after a failed test its output is shown.
 #[derive(Debug)]
 pub struct Tidegate {
-    binary: PathBuf,
+    /// The binary, behind what it runs under.
+    command: Vec<OsString>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     dir: PathBuf,
@@ -171,9 +180,23 @@ impl Tidegate {
 
     /// Resident memory in bytes, while it runs.
     pub fn resident_bytes(&self) -> Option<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it has had since its start, in bytes; while it runs.
+    pub fn peak_bytes(&self) -> Option<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, label: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix(label))?;
         kilobytes.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kb| kb * 1024)
+    }
+
+    /// How many files and sockets it has open, while it runs.
+    pub fn open_files(&self) -> Option<usize> {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()?)).ok().map(Iterator::count)
     }
 
     /// CPU time that it has used, in user and in system mode together, in the kernel's ticks of 10 ms; while it runs.
@@ -247,9 +270,21 @@ impl Tidegate {
         status.zip(body).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, answer))
     }
 
+    /// The sum of a metric over all its labels, as `/metrics` shows it; zero where there is none of this name.
+    ///
+    /// # Errors
+    ///
+    /// As [`http_get`](Self::http_get).
+    pub fn metric(&self, name: &str) -> io::Result<f64> {
+        let (_, text) = self.http_get("/metrics")?;
+        let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(['{', ' ']));
+        Ok(values.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
     fn spawn(&mut self) -> Result<(), ProcessError> {
         let first_line = self.output.lock().len();
-        let mut child = Command::new(&self.binary)
+        let mut child = Command::new(&self.command[0])
+            .args(&self.command[1..])
             .args(["run", "--config", "tidegate.toml"])
             .args(&self.args)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -373,7 +408,21 @@ mod tests {
         assert!(output.contains(&format!("bind = \"{}\"", tidegate.mqtt())), "{output:?}");
         assert!(output.contains(&"[extra]".to_owned()), "{output:?}");
         assert!(output.contains(&"run --config tidegate.toml --flag red".to_owned()), "{output:?}");
-        assert!(tidegate.resident_bytes().is_some_and(|bytes| bytes > 0));
+        let (now, peak) = (tidegate.resident_bytes().unwrap(), tidegate.peak_bytes().unwrap());
+        assert!(0 < now && now <= peak, "{now} of {peak}");
+        assert!(tidegate.open_files().is_some_and(|files| files >= 3));
+    }
+
+    #[test]
+    fn a_process_runs_under_another_program() {
+        let tidegate = Launch::new("").binary("/bin/echo").under([
+            "/bin/sh",
+            "-c",
+            "\"$@\"; echo ready; exec sleep 60",
+            "x",
+        ]);
+        let tidegate = tidegate.start().unwrap();
+        assert_eq!(tidegate.output()[0], "run --config tidegate.toml");
     }
 
     #[test]

@@ -10,26 +10,21 @@
 #![expect(clippy::unwrap_used, reason = "a test's devices have nobody else to tell")]
 #![expect(clippy::print_stderr, reason = "what was measured stays in the gate's log")]
 
-use std::collections::HashMap;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS};
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use tidegate_testkit::devices::Fleet;
 use tidegate_testkit::kafka::RealKafka;
 use tidegate_testkit::ledger::{Ledger, Payload, Report, Verifier};
 use tidegate_testkit::process::{Launch, Tidegate};
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 const DEVICES: u32 = 1_000;
 const MESSAGES: u64 = 100;
-const PAYLOAD_BYTES: usize = 1024;
 const PARTITIONS: u32 = 16;
 const TOPIC: &str = "telemetry";
-
-/// Unacknowledged messages of one device.
-const WINDOW: u16 = 20;
 
 /// One message in ten is followed by one at QoS 0, which the rule filters out.
 const FILTERED_EVERY: u64 = 10;
@@ -53,7 +48,7 @@ fn the_harness_reads_back_what_kafka_took() {
         ledger.acknowledged(publisher, *seq);
     }
     let records = messages.into_iter().map(|(publisher, seq)| {
-        let value = Payload { publisher: publisher.clone(), seq, sent_ns: 0 }.encode(PAYLOAD_BYTES);
+        let value = Payload { publisher: publisher.clone(), seq, sent_ns: 0 }.encode(1024);
         (publisher, String::from_utf8(value).unwrap())
     });
     kafka.append(TOPIC, records).unwrap();
@@ -214,7 +209,6 @@ struct Scene {
     broker: Tidegate,
     kafka: Arc<RealKafka>,
     ledger: Arc<Ledger>,
-    epoch: Instant,
 }
 
 impl Scene {
@@ -223,24 +217,21 @@ impl Scene {
             let kafka = RealKafka::start().expect("a real Kafka starts");
             kafka.create_topic(TOPIC, PARTITIONS, &[]).expect("the topic is created");
             let broker = Launch::new(configuration(kafka.bootstrap())).start().expect("the broker starts");
-            Self { broker, kafka: Arc::new(kafka), ledger: Arc::default(), epoch: Instant::now() }
+            Self { broker, kafka: Arc::new(kafka), ledger: Arc::default() }
         })
         .await
     }
 
     /// Lets every device connect, publish its messages with so much time between two, and wait for every PUBACK.
     async fn publish(&self, interval: Duration) {
-        let mut devices = JoinSet::new();
-        for number in 0..DEVICES {
-            let device = Device {
-                name: format!("device-{number:05}"),
-                ledger: Arc::clone(&self.ledger),
-                epoch: self.epoch,
-            };
-            let address = self.broker.mqtt();
-            devices.spawn(async move { device.run(address.port(), interval).await });
-        }
-        timeout(RUN_LIMIT, devices.join_all()).await.expect("every message is acknowledged in time");
+        let fleet = Fleet {
+            devices: DEVICES,
+            messages: Some(MESSAGES),
+            interval,
+            unlisted_every: Some(FILTERED_EVERY),
+            ..Fleet::default()
+        };
+        fleet.start(self.broker.mqtt(), &self.ledger).finish(RUN_LIMIT).await;
     }
 
     /// Waits until Kafka's end offsets say that everything is there, and compares what is there with the ledger.
@@ -266,67 +257,6 @@ impl Scene {
             verifier.finish()
         })
         .await
-    }
-}
-
-struct Device {
-    name: String,
-    ledger: Arc<Ledger>,
-    epoch: Instant,
-}
-
-impl Device {
-    async fn run(self, port: u16, interval: Duration) {
-        let mut options = MqttOptions::new(&self.name, "127.0.0.1", port);
-        options.set_keep_alive(Duration::from_mins(1)).set_inflight(WINDOW);
-        let (client, events) = AsyncClient::new(options, 10);
-        // The client is borrowed: dropped early, it would end the connection before the last PUBACK.
-        tokio::join!(self.send(&client, interval), self.listen(events));
-    }
-
-    async fn send(&self, client: &AsyncClient, interval: Duration) {
-        let topic = format!("t/{}", self.name);
-        for seq in 0..MESSAGES {
-            self.ledger.sent(&self.name, seq);
-            client.publish(&topic, QoS::AtLeastOnce, false, self.payload(seq)).await.unwrap();
-            if seq % FILTERED_EVERY == 0 {
-                // Not in the ledger: found in Kafka, it would be a phantom.
-                client.publish(&topic, QoS::AtMostOnce, false, self.payload(MESSAGES + seq)).await.unwrap();
-            }
-            sleep(interval).await;
-        }
-    }
-
-    fn payload(&self, seq: u64) -> Vec<u8> {
-        let sent_ns = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap();
-        Payload { publisher: self.name.clone(), seq, sent_ns }.encode(PAYLOAD_BYTES)
-    }
-
-    /// Polls the connection until every message is acknowledged. The connection must hold: a client that reconnects
-    /// sends again what it had no answer to, and such duplicates are its own.
-    async fn listen(&self, mut events: EventLoop) {
-        let mut in_flight = HashMap::new();
-        let mut numbers = 0..MESSAGES;
-        let mut acknowledged = 0;
-        while acknowledged < MESSAGES {
-            match events
-                .poll()
-                .await
-                .unwrap_or_else(|error| panic!("{} lost its connection: {error}", self.name))
-            {
-                // Packet identifier 0 is that of the messages at QoS 0.
-                Event::Outgoing(Outgoing::Publish(id)) if id != 0 => {
-                    let seq = numbers.next().expect("no message is sent twice over one connection");
-                    assert_eq!(in_flight.insert(id, seq), None, "a packet identifier is in use once");
-                }
-                Event::Incoming(Packet::PubAck(ack)) => {
-                    let seq = in_flight.remove(&ack.pkid).expect("a PUBACK answers a PUBLISH");
-                    self.ledger.acknowledged(&self.name, seq);
-                    acknowledged += 1;
-                }
-                _ => {}
-            }
-        }
     }
 }
 

@@ -208,9 +208,7 @@ fn values(kafka: &RealKafka) -> Vec<String> {
 }
 
 fn metric(broker: &Tidegate, name: &str) -> f64 {
-    let (_, body) = broker.http_get("/metrics").unwrap();
-    let lines = body.lines().filter(|line| line.starts_with(&format!("{name}{{")));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    broker.metric(name).unwrap()
 }
 
 /// Waits until Kafka has all that the broker holds.

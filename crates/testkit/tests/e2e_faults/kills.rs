@@ -1,0 +1,83 @@
+//! The broker ends: by SIGKILL at any moment, or in order with much that Kafka has not got.
+
+use std::time::{Duration, Instant};
+
+use tidegate_testkit::devices::Fleet;
+use tokio::time::sleep;
+
+use crate::scene::{DRAIN_LIMIT, Duplicates, Random, Scene, Stage, blocking, setting};
+
+/// `TIDEGATE_KILLS` says how often, 10 unless told; one kill in five is of Kafka beside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f11_broker_and_kafka_killed_at_random_moments() {
+    let kills = setting("TIDEGATE_KILLS").unwrap_or(10);
+    let mut random = Random::new();
+    let mut scene = Scene::new(Stage::default()).await;
+    let fleet = Fleet { interval: Duration::from_millis(20), reconnects: true, ..Fleet::default() };
+    let window = u64::from(fleet.devices) * u64::from(fleet.window);
+    let devices = scene.devices(fleet);
+    let mut slowest = Duration::ZERO;
+    let mut kafka_kills = 0;
+    let mut away_since = None;
+    let (begun, mut away) = (Instant::now(), Duration::ZERO);
+    for kill in 0..kills {
+        // One of five in which Kafka is killed, one or two in which it stays away: a third of the time in all.
+        match (kill % 5, away_since) {
+            (1, None) => {
+                sleep(random.millis(0, 1000)).await;
+                scene.kafka(|kafka| kafka.kill().unwrap()).await;
+                (kafka_kills, away_since) = (kafka_kills + 1, Some(Instant::now()));
+            }
+            (2, Some(_)) if random.below(2) > 0 => {}
+            (2 | 3, Some(since)) => {
+                scene.kafka(|kafka| kafka.restart().unwrap()).await;
+                away += since.elapsed();
+                away_since = None;
+            }
+            _ => {}
+        }
+        sleep(random.millis(100, 5000)).await;
+        let begun = Instant::now();
+        scene.restart_broker().await;
+        slowest = slowest.max(begun.elapsed());
+    }
+    if let Some(since) = away_since {
+        scene.kafka(|kafka| kafka.restart().unwrap()).await;
+        away += since.elapsed();
+    }
+    let share = 100.0 * away.as_secs_f64() / begun.elapsed().as_secs_f64();
+    eprintln!("Kafka was away for {share:.0} % of the time; slowest start of the broker: {slowest:.1?}");
+    // What was on its way to Kafka is sent again by the next process or, if it was not acknowledged, by its device.
+    let allowed = Duplicates::AtMost(kills * 2 * window);
+    let fault = format!("F11 broker killed {kills} times, Kafka {kafka_kills} times");
+    scene.end(&fault, devices, allowed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f32_told_to_end_with_much_that_waits() {
+    let mut scene = Scene::new(Stage::default()).await;
+    let fleet = Fleet { interval: Duration::from_millis(10), reconnects: true, ..Fleet::default() };
+    let window = u64::from(fleet.devices) * u64::from(fleet.window);
+    let devices = scene.devices(fleet);
+    sleep(Duration::from_secs(2)).await;
+    scene.kafka(|kafka| kafka.kill().unwrap()).await;
+    sleep(Duration::from_secs(15)).await;
+    let waiting = scene.metric("tidegate_sink_records_held");
+    assert!(waiting > 10_000.0, "{waiting}");
+    scene.look_at_memory();
+    let broker = std::sync::Arc::clone(&scene.broker);
+    let ended = blocking(move || {
+        let begun = Instant::now();
+        let status = broker.lock().terminate(Duration::from_secs(30)).unwrap().unwrap();
+        assert!(status.success(), "{status}");
+        begun.elapsed()
+    })
+    .await;
+    eprintln!("ended in order after {ended:.1?} with {waiting} records for Kafka");
+    scene.kafka(|kafka| kafka.restart().unwrap()).await;
+    scene.restart_broker().await;
+    // What had no acknowledgement is sent again by its device.
+    let fault = format!("F32 SIGTERM with {waiting} records for Kafka");
+    scene.end(&fault, devices, Duplicates::AtMost(window)).await;
+    assert!(ended < DRAIN_LIMIT);
+}
