@@ -124,6 +124,8 @@ impl Default for HttpSettings {
 pub(crate) struct MqttSettings {
     /// Without it, as many as the limit of open files allows.
     pub(crate) max_connections: Option<usize>,
+    /// Sessions, online and at rest. Clients that would make one more are refused.
+    pub(crate) max_sessions: usize,
     pub(crate) connect_timeout: Period,
     pub(crate) max_packet_size: Size,
     /// QoS 1 and 2 messages of one client that may wait for their acknowledgement.
@@ -178,6 +180,7 @@ impl Default for MqttSettings {
     fn default() -> Self {
         Self {
             max_connections: None,
+            max_sessions: 1_000_000,
             connect_timeout: Period::seconds(10),
             max_packet_size: Size::mebibytes(1),
             receive_maximum: NonZeroU16::new(128).expect("128 is not 0"),

@@ -53,6 +53,7 @@ pub(crate) fn broker_config(settings: &Settings, max_connections: usize) -> Conf
     Config {
         limits: Arc::new(limits),
         max_connections,
+        max_sessions: mqtt.max_sessions,
         connect_timeout: mqtt.connect_timeout.get(),
         drain_timeout: settings.shutdown.timeout.get() / 2,
         shared: mqtt.shared_strategy.into(),

@@ -25,6 +25,9 @@ pub struct Config {
     pub decoder_limits: tidegate_codec::Limits,
     /// How many connections are served at once, over all listeners. One more is closed at once and counted.
     pub max_connections: usize,
+    /// How many sessions there are at once, online and at rest. A client that would make one more is refused with Quota
+    /// exceeded (0x97; Server unavailable in 3.1 and 3.1.1); those that have a session come back to it.
+    pub max_sessions: usize,
     /// From accept to a whole CONNECT, however slowly it trickles in.
     pub connect_timeout: Duration,
     /// Bytes waiting for a socket above which its session stops sending and queues instead.
@@ -96,6 +99,7 @@ impl Default for Config {
             limits: Arc::new(Limits::default()),
             decoder_limits: tidegate_codec::Limits::default(),
             max_connections: 1_000_000,
+            max_sessions: 1_000_000,
             connect_timeout: Duration::from_secs(10),
             write_high_water_bytes: 64 * 1024,
             mailbox_messages: 10_000,

@@ -148,7 +148,13 @@ where
     }
     let start = if connect.clean_start { Start::Clean } else { Start::Resume };
     let mount = listener.mountpoint.as_ref();
-    let Owned { entry, mut session, state, will, commit } = core.own(client_id, mount, start, limits).await;
+    let Ok(owned) = core.own(client_id, mount, start, limits).await else {
+        let reason = ReasonCode::QuotaExceeded;
+        tracing::debug!(peer = ?peer.address, client_id, "CONNECT refused: no room for another session");
+        core.tell_connack(&about(client_id, connect.username, listener, peer), &connect, reason);
+        return Err(refuse(&connect, reason));
+    };
+    let Owned { entry, mut session, state, will, commit } = owned;
     if let Some(will) = will {
         let (core, entry) = (Arc::clone(core), Arc::clone(&entry));
         tokio::spawn(async move { core.publish_will(&entry, will).await });

@@ -25,8 +25,12 @@ pub(crate) struct Owned {
     pub(crate) commit: Commit,
 }
 
+/// There is no room for one more session.
+pub(crate) struct TooManySessions;
+
 impl Core {
-    /// Takes the session of `client_id`, from rest or from the connection that has it, or makes a new one.
+    /// Takes the session of `client_id`, from rest or from the connection that has it, or makes a new one, unless there
+    /// are [`Config::max_sessions`](crate::Config::max_sessions) of them.
     ///
     /// Cancel safe: a caller that goes away leaves the session at rest or with its owner.
     pub(crate) async fn own(
@@ -35,13 +39,20 @@ impl Core {
         mount: Option<&Mountpoint>,
         start: Start,
         limits: &Arc<Limits>,
-    ) -> Owned {
+    ) -> Result<Owned, TooManySessions> {
         loop {
             let (entry, is_new) =
                 self.registry.get_or_insert(client_id, mount, || self.new_entry(client_id, mount));
             if is_new {
                 self.metrics.sessions.inc();
-                return fresh(entry, limits, None);
+                let owned = fresh(entry, limits, None);
+                // Looked at after it was counted, so that connections that come at once stay within it together.
+                if self.sessions() > self.config.max_sessions {
+                    self.discard(&owned.entry, &owned.session);
+                    owned.entry.end();
+                    return Err(TooManySessions);
+                }
+                return Ok(owned);
             }
             let gate = entry.gate.lock().await;
             let claimed = loop {
@@ -72,8 +83,12 @@ impl Core {
                 }
             };
             drop(gate);
-            return owned;
+            return Ok(owned);
         }
+    }
+
+    fn sessions(&self) -> usize {
+        usize::try_from(self.metrics.sessions.get()).unwrap_or(0)
     }
 
     fn new_entry(&self, client_id: &str, mount: Option<&Mountpoint>) -> Arc<Entry> {

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use crate::connecting::connect_bytes;
-use crate::world::{BOTH, Script, World, kept, publish, will};
+use crate::world::{BOTH, Script, World, kept, publish, until, will};
 
 /// As the configuration has it by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -251,6 +251,34 @@ async fn attack_48_connections_above_the_maximum_are_closed_and_the_others_go_on
     clients.pop();
     world.settled(2).await;
     world.join(Version::V5, "d").await.ping().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn attack_100_sessions_above_the_maximum_are_refused_and_those_that_exist_come_back() {
+    for version in BOTH {
+        let world = World::with(|config| config.max_sessions = 3);
+        for id in ["a", "b", "c"] {
+            world.resume(version, id).await;
+        }
+        for number in 0..100 {
+            let mut client = world.dial(version).await;
+            let refused = client.connect(kept(version, &format!("churn-{number}"))).await.unwrap();
+            let expected = if version == Version::V5 {
+                ReasonCode::QuotaExceeded
+            } else {
+                ReasonCode::ServerUnavailable
+            };
+            assert_eq!(refused.reason, expected);
+        }
+        assert_eq!(world.broker.sessions(), 3);
+        let (mut back, present) = world.resume(version, "b").await;
+        assert!(present);
+        back.ping().await.unwrap();
+        // A session that ends makes room.
+        drop(world.connect(Connect::new(version, "a")).await);
+        until(|| world.broker.sessions() == 2).await;
+        world.resume(version, "d").await;
+    }
 }
 
 /// The subscriber's pipe holds little, and nobody reads it.
