@@ -39,7 +39,7 @@ async fn attack_04_connections_with_half_a_connect_are_closed_at_the_deadline() 
         stream.write_all(&vec![b'x'; number]).await.unwrap();
         half.push(stream);
     }
-    crate::world::until(|| world.broker.connections() == 500).await;
+    until(|| world.broker.connections() == 500).await;
     let mut honest = world.join(Version::V5, "honest").await;
     tokio::time::sleep(CONNECT_TIMEOUT + Duration::from_secs(1)).await;
     honest.ping().await.unwrap();
