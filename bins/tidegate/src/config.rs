@@ -11,7 +11,7 @@ mod units;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
@@ -80,6 +80,8 @@ pub(crate) struct Settings {
     pub(crate) log: LogSettings,
     /// How the process ends.
     pub(crate) shutdown: ShutdownSettings,
+    /// What the process runs on.
+    pub(crate) runtime: RuntimeSettings,
 }
 
 impl Default for Settings {
@@ -101,8 +103,18 @@ impl Default for Settings {
             sources: Vec::new(),
             log: LogSettings::default(),
             shutdown: ShutdownSettings::default(),
+            runtime: RuntimeSettings::default(),
         }
     }
+}
+
+/// `[runtime]`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RuntimeSettings {
+    /// Threads that serve connections and sinks; without it, one for each core that the process may use. With one,
+    /// packets of different clients are handled in the order in which they arrive.
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 /// `[http]`

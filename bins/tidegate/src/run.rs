@@ -1,6 +1,7 @@
 //! `tidegate run`: puts the parts together, serves until a signal, and brings them down in order.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use prometheus::Registry;
@@ -8,13 +9,15 @@ use tidegate_broker::{Broker, ListenerOptions, Metrics, Tcp, WebSocket};
 use tidegate_kafka::Producer;
 use tidegate_minikafka::MiniKafka;
 use tidegate_sink::{Discard, Feed};
-use tokio::runtime::Runtime;
+use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::authentication::Methods;
 use crate::cli::ConfigArgs;
-use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, ProtocolSetting, Settings};
+use crate::config::{
+    EMBEDDED, EmbeddedLogSettings, KafkaSettings, ProtocolSetting, RuntimeSettings, Settings,
+};
 use crate::console::Console;
 use crate::ready::Watched;
 use crate::rules::{CompiledRules, Destination};
@@ -29,8 +32,21 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
     let methods = Methods::load(&settings).map_err(Failure::Usage)?;
     logging::install(&settings.log).map_err(Failure::Usage)?;
     let max_connections = connections_allowed(&settings);
-    let runtime = Runtime::new().map_err(|error| Failure::runtime(&error))?;
+    let runtime = runtime(&settings.runtime).map_err(|error| Failure::runtime(&error))?;
     runtime.block_on(serve(settings, (rules, sources), &methods, max_connections)).map_err(Failure::Runtime)
+}
+
+/// One thread needs no queues that other threads can take tasks from: it waits for the sockets itself.
+fn runtime(settings: &RuntimeSettings) -> io::Result<Runtime> {
+    let threads = match settings.threads {
+        Some(threads) => threads.get(),
+        None => std::thread::available_parallelism()?.get(),
+    };
+    let mut builder = match threads {
+        1 => runtime::Builder::new_current_thread(),
+        _ => runtime::Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads).enable_all().build()
 }
 
 async fn serve(
@@ -164,7 +180,7 @@ fn start_producers(
     settings: &Settings,
     embedded: Option<&MiniKafka>,
 ) -> Result<BTreeMap<String, Arc<Producer>>, String> {
-    let handle = tokio::runtime::Handle::current();
+    let handle = runtime::Handle::current();
     if let Some(log) = embedded {
         // On this machine, as the disk would be: nothing to spill for.
         let producer = Producer::start(sinks::embedded_config(&log.bootstrap()), &handle);
@@ -248,7 +264,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn install() -> std::io::Result<Self> {
+    fn install() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
