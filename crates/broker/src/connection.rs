@@ -219,6 +219,23 @@ enum Progress {
     None,
 }
 
+/// Wakes the connection at its time. Not looked at before: what a look costs would be paid by every message.
+struct Timer {
+    at: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Timer {
+    fn new(at: Instant) -> Self {
+        Self { at, sleep: Box::pin(tokio::time::sleep_until(at.into())) }
+    }
+
+    fn set(&mut self, at: Instant) {
+        self.at = at;
+        self.sleep.as_mut().reset(at.into());
+    }
+}
+
 struct Connection<S> {
     core: Arc<Core>,
     stream: S,
@@ -250,7 +267,7 @@ struct Connection<S> {
     replay: Option<Box<Replay>>,
     /// The keep-alive ran out while we were late ourselves: the client has until then.
     grace_until: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     /// A shutdown: nothing more is read, and the conversation ends when nothing is owed or at this time.
     drain_until: Option<Instant>,
 }
@@ -303,8 +320,14 @@ where
 
     fn poll_turns(&mut self, cx: &mut Context<'_>, read: &mut [u8], work: &mut Work) -> Poll<Cause> {
         let now = now();
+        // Once: what comes from here on wakes the task again.
+        if let Err(cause) = self.take_inbox(cx, work, now) {
+            work.rules.touched.flush();
+            return Poll::Ready(cause);
+        }
         for _ in 0..READS_PER_POLL {
-            let turn = self.take_inbox(cx, work, now).and_then(|()| self.poll_input(cx, read, work, now));
+            self.catch_up(cx, work, now);
+            let turn = self.poll_input(cx, read, work, now);
             work.rules.touched.flush();
             let progress = match turn.and_then(|progress| self.poll_write(cx, work).map(|()| progress)) {
                 Err(cause) => return Poll::Ready(cause),
@@ -325,6 +348,15 @@ where
         let written = self.take_deliveries(cx, work, now);
         let settled = self.take_settled(work);
         written.and(settled)?;
+        match kick {
+            Some(Kick::TakenOver(start)) => Err(Cause::Kicked(Kick::TakenOver(start))),
+            Some(Kick::Shutdown) => self.drain(now),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes what the socket has room for again: messages that were queued, and retained ones.
+    fn catch_up(&mut self, cx: &mut Context<'_>, work: &mut Work, now: Instant) {
         if !self.is_congested() {
             if self.was_congested {
                 self.was_congested = false;
@@ -342,11 +374,6 @@ where
             }
         }
         self.core.metrics.count_drops(self.session.take_dropped());
-        match kick {
-            Some(Kick::TakenOver(start)) => Err(Cause::Kicked(Kick::TakenOver(start))),
-            Some(Kick::Shutdown) => self.drain(now),
-            None => Ok(()),
-        }
     }
 
     /// Answers for what sinks have settled.
@@ -704,12 +731,15 @@ where
             }
         }
         // While we do not listen the client's silence is ours: look again a while later.
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
+        let is_new = self.timer.is_none();
+        let timer = self.timer.get_or_insert_with(|| Timer::new(at));
         if self.drain_until.is_some() || self.grace_until.is_some() {
-            timer.as_mut().reset(at.into());
+            timer.set(at);
+        } else if !is_new && now < timer.at {
+            return Poll::Pending;
         }
-        while timer.as_mut().poll(cx).is_ready() {
-            timer.as_mut().reset(at.into());
+        while timer.sleep.as_mut().poll(cx).is_ready() {
+            timer.set(at);
         }
         Poll::Pending
     }
