@@ -343,7 +343,10 @@ pub(crate) fn number(value: &Value<'_>, operation: &'static str) -> Result<Numbe
     match value {
         Value::Int(value) => Ok(Number::Int(*value)),
         Value::Float(value) => Ok(Number::Float(*value)),
-        Value::BigNumber(_) => Err(Error::Overflow),
+        Value::BigNumber(digits) => {
+            let value = digits.parse().ok().filter(|value: &f64| value.is_finite());
+            value.map(Number::Float).ok_or(Error::Overflow)
+        }
         other => Err(Error::WrongType { operation, expected: "a number", found: other.kind() }),
     }
 }
@@ -442,11 +445,7 @@ pub(crate) fn integer_division<'r>(
     left: &Value<'_>,
     right: &Value<'_>,
 ) -> Result<Value<'r>, Error> {
-    let operand = |value: &Value<'_>| match wide(value) {
-        Some(value) => Ok(value),
-        None => integer(value, op.symbol()).map(i128::from),
-    };
-    let (left, right) = (operand(left)?, operand(right)?);
+    let (left, right) = (wide_integer(left, op.symbol())?, wide_integer(right, op.symbol())?);
     if right == 0 {
         return Err(Error::DivisionByZero);
     }
@@ -462,6 +461,14 @@ pub(crate) fn wide(value: &Value<'_>) -> Option<i128> {
         Value::Int(value) => Some(i128::from(*value)),
         Value::BigNumber(digits) => digits.parse().ok(),
         _ => None,
+    }
+}
+
+/// An integer operand of at most 128 bits.
+pub(crate) fn wide_integer(value: &Value<'_>, operation: &'static str) -> Result<i128, Error> {
+    match wide(value) {
+        Some(value) => Ok(value),
+        None => integer(value, operation).map(i128::from),
     }
 }
 
@@ -482,12 +489,7 @@ pub(crate) fn integer_value<'r>(value: Option<i128>) -> Result<Value<'r>, Error>
 
 /// A number as a float.
 fn float(value: &Value<'_>, operation: &'static str) -> Result<f64, Error> {
-    match value {
-        Value::BigNumber(digits) => {
-            digits.parse().ok().filter(|value: &f64| value.is_finite()).ok_or(Error::Overflow)
-        }
-        other => Ok(number(other, operation)?.as_f64()),
-    }
+    Ok(number(value, operation)?.as_f64())
 }
 
 /// Whether a topic matches a filter, by MQTT's rules. A text that is no topic, or no filter, matches nothing.

@@ -292,6 +292,12 @@ impl Program {
         self.nodes[id.0 as usize].1
     }
 
+    /// Whether an expression is the message's whole payload.
+    pub(crate) fn is_payload(&self, id: ExprId) -> bool {
+        matches!(&self.nodes[id.0 as usize].0, Node::Variable(variable)
+            if variable.column == Some(Column::Payload) && variable.steps.is_empty() && variable.local.is_none())
+    }
+
     pub(crate) fn is_stateful(&self) -> bool {
         !self.history.is_empty() || self.dedup.is_some() || self.sample.is_some() || self.window.is_some()
     }

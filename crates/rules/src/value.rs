@@ -252,11 +252,27 @@ pub(crate) fn write_members<'m, 'a: 'm>(
     out.push(b'}');
 }
 
+/// Appends a float with that many digits after the point. What lies exactly between two of them goes away from zero,
+/// which is not what Rust's own formatting does.
+pub(crate) fn write_rounded(value: f64, decimals: usize, out: &mut Vec<u8>) {
+    /// Where a float that is not exactly between two texts would show it.
+    const TELLING_DIGITS: usize = 20;
+    let scale = i32::try_from(decimals).map_or(f64::INFINITY, |decimals| 10_f64.powi(decimals));
+    // The product may have been rounded to a half, so the digits decide; few numbers come that far.
+    let is_tie = (value.abs() * scale).fract().total_cmp(&0.5).is_eq() && {
+        let digits = format!("{value:.*}", decimals + TELLING_DIGITS);
+        digits.trim_end_matches('0').len() == digits.len() - (TELLING_DIGITS - 1)
+    };
+    // The next float further out rounds the way in which a tie shall.
+    let value = if is_tie { f64::from_bits(value.to_bits() + 1) } else { value };
+    let _ = write!(out, "{value:.decimals$}"); // writing to a Vec does not fail
+}
+
 /// At most ten digits after the point and at least one, as EMQX prints floats.
 fn write_decimal(value: f64, out: &mut Vec<u8>) {
     const DECIMALS: usize = 10;
     let start = out.len();
-    let _ = write!(out, "{value:.DECIMALS$}");
+    write_rounded(value, DECIMALS, out);
     let zeros = out[start..].iter().rev().take(DECIMALS - 1).take_while(|&&b| b == b'0').count();
     out.truncate(out.len() - zeros);
 }

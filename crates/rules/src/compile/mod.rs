@@ -180,7 +180,8 @@ impl Compiler<'_> {
         outputs
     }
 
-    /// One item of SELECT. Without an alias a path names itself, and anything else is named after its position.
+    /// One item of SELECT. Without an alias a path and a text name themselves, and anything else is named after its
+    /// position.
     fn output(&mut self, expr: Expr, alias: Option<Path>, position: usize) -> Output {
         let span = expr.span;
         let (root, steps) = match (alias, &expr.kind) {
@@ -189,6 +190,7 @@ impl Compiler<'_> {
                 write_path(&alias)
             }
             (None, ExprKind::Path(path)) => write_path(path),
+            (None, ExprKind::Str(text)) if !text.is_empty() => (text.as_str().into(), Box::default()),
             (None, _) => (format!("column_{position}").into(), Box::default()),
         };
         let expr = self.expr(expr);

@@ -45,7 +45,14 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
         let span = foreach.outputs.last().map_or(Span::default(), |last| last.span);
         let here = |kind| EvalError { kind, span };
         let collection = match std::mem::take(&mut self.collection) {
-            // A payload, or another text, that is an array's JSON.
+            // A payload that is not JSON is an error, as it is where a path leads into it.
+            Value::Str(text)
+                if foreach.outputs.last().is_some_and(|last| self.program.is_payload(last.expr)) =>
+            {
+                let decoded = self.call_context().decode(text).map_err(here)?;
+                decoded.map_err(|error| here(EvalErrorKind::NotJson(error)))?
+            }
+            // Another text that is an array's JSON.
             Value::Str(text) => self.decode_text(text).map_err(here)?.unwrap_or_default(),
             other => other,
         };

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{Call, bytes, text};
 use crate::error::EvalErrorKind as Error;
-use crate::operators::{finite, integer, integer_value, text_or_bytes};
+use crate::operators::{finite, integer, integer_value, text_or_bytes, wide_integer};
 use crate::value::Value;
 
 type Result<'r> = std::result::Result<Value<'r>, Error>;
@@ -13,39 +13,41 @@ type Result<'r> = std::result::Result<Value<'r>, Error>;
 const MAX_INTEGER_BITS: usize = 128;
 
 pub(super) fn bitnot<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Int(!integer(&args[0], "bitnot()")?))
+    integer_value(Some(!wide_integer(&args[0], "bitnot()")?))
 }
 
 pub(super) fn bitand<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Int(integer(&args[0], "bitand()")? & integer(&args[1], "bitand()")?))
+    integer_value(Some(wide_integer(&args[0], "bitand()")? & wide_integer(&args[1], "bitand()")?))
 }
 
 pub(super) fn bitor<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Int(integer(&args[0], "bitor()")? | integer(&args[1], "bitor()")?))
+    integer_value(Some(wide_integer(&args[0], "bitor()")? | wide_integer(&args[1], "bitor()")?))
 }
 
 pub(super) fn bitxor<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    Ok(Value::Int(integer(&args[0], "bitxor()")? ^ integer(&args[1], "bitxor()")?))
+    integer_value(Some(wide_integer(&args[0], "bitxor()")? ^ wide_integer(&args[1], "bitxor()")?))
 }
 
 pub(super) fn bitsl<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    shift(integer(&args[0], "bitsl()")?, integer(&args[1], "bitsl()")?)
+    shift(wide_integer(&args[0], "bitsl()")?, wide_integer(&args[1], "bitsl()")?)
 }
 
 pub(super) fn bitsr<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let by = integer(&args[1], "bitsr()")?.checked_neg().ok_or(Error::Overflow)?;
-    shift(integer(&args[0], "bitsr()")?, by)
+    let by = wide_integer(&args[1], "bitsr()")?.checked_neg().ok_or(Error::Overflow)?;
+    shift(wide_integer(&args[0], "bitsr()")?, by)
 }
 
 /// To the left, or to the right where `by` is negative; what falls out on the left is an error, not lost.
-fn shift<'r>(value: i64, by: i64) -> Result<'r> {
+fn shift<'r>(value: i128, by: i128) -> Result<'r> {
+    let bits = u32::try_from(by.unsigned_abs()).unwrap_or(u32::MAX).min(i128::BITS - 1);
     if by <= 0 {
-        return Ok(Value::Int(value >> by.unsigned_abs().min(63)));
+        return integer_value(Some(value >> bits));
     }
-    if value == 0 {
-        return Ok(Value::Int(0));
-    }
-    integer_value((by < 64).then(|| i128::from(value) << by))
+    // Shifted back, it is the same again unless something fell out.
+    let shifted = value << bits;
+    integer_value(
+        (value == 0 || (by < i128::from(i128::BITS) && shifted >> bits == value)).then_some(shifted),
+    )
 }
 
 pub(super) fn bitsize<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {

@@ -142,9 +142,12 @@ fn several<'r>(
     }
 }
 
-/// Whether two values are equal as `=` sees them.
+/// Whether two values are equal without reading a text as anything else: 1 is 1.0 and not '1'.
 pub(super) fn eq<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    crate::operators::binary(crate::syntax::ast::BinaryOp::Equal, &args[0], &args[1], call.meter)
+    call.meter.walk(&args[0])?;
+    call.meter.walk(&args[1])?;
+    let (left, right) = (&args[0], &args[1]);
+    Ok(Value::Bool(left.is_undefined() == right.is_undefined() && order(left, right).is_eq()))
 }
 
 fn array<'v, 'r>(value: &'v Value<'r>, operation: &'static str) -> std::result::Result<&'v Value<'r>, Error> {

@@ -4,9 +4,12 @@ use super::number::float_to_int;
 use super::{Call, text};
 use crate::error::EvalErrorKind as Error;
 use crate::operators::{as_number, finite, join, number, text_or_bytes};
-use crate::value::Value;
+use crate::value::{Value, write_rounded};
 
 type Result<'r> = std::result::Result<Value<'r>, Error>;
+
+/// More than any float has.
+const MOST_DECIMALS: i64 = 253;
 
 pub(super) fn str<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     if let Value::Str(_) = args[0] {
@@ -24,7 +27,6 @@ pub(super) fn int<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r
 }
 
 pub(super) fn float<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    const MOST_DECIMALS: i64 = 20;
     if let Value::Bool(_) = args[0] {
         let (expected, found) = ("a number or a text", args[0].kind());
         return Err(Error::WrongType { operation: "float()", expected, found });
@@ -33,11 +35,11 @@ pub(super) fn float<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<
     let value = match args.get(1) {
         None => value,
         Some(Value::Int(decimals @ 1..=MOST_DECIMALS)) => {
-            let rounded = format!("{value:.*}", usize::try_from(*decimals).unwrap_or(0));
-            rounded.parse().map_err(|_| Error::Overflow)?
+            let written = rounded(value, usize::try_from(*decimals).unwrap_or(0));
+            written.parse().map_err(|_| Error::Overflow)?
         }
         Some(_) => {
-            return Err(Error::InvalidArgument { operation: "float()", expected: "1 to 20 decimals" });
+            return Err(Error::InvalidArgument { operation: "float()", expected: "1 to 253 decimals" });
         }
     };
     finite(value)
@@ -46,7 +48,6 @@ pub(super) fn float<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<
 /// A float in digits: at most that many after the point, without zeros at the end.
 pub(super) fn float2str<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     const NAME: &str = "float2str()";
-    const MOST_DECIMALS: i64 = 253;
     let value = match &args[0] {
         Value::Float(value) => *value,
         other => return Err(Error::WrongType { operation: NAME, expected: "a float", found: other.kind() }),
@@ -63,12 +64,18 @@ pub(super) fn float2str<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> 
 
 /// With at most that many digits after the point, and at least one if any.
 pub(super) fn compact(value: f64, decimals: usize) -> String {
-    let mut written = format!("{value:.decimals$}");
+    let mut written = rounded(value, decimals);
     if let Some(point) = written.find('.') {
         let kept = written.trim_end_matches('0').len().max(point + 2);
         written.truncate(kept);
     }
     written
+}
+
+fn rounded(value: f64, decimals: usize) -> String {
+    let mut out = Vec::new();
+    write_rounded(value, decimals, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 pub(super) fn bool<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::text::{slice, slices};
-use super::{Call, elements, text};
+use super::{Call, elements, subject, text};
 use crate::error::EvalErrorKind as Error;
 use crate::operators::integer;
 use crate::value::Value;
@@ -12,7 +12,7 @@ type Result<'r> = std::result::Result<Value<'r>, Error>;
 
 /// The characters in the opposite order.
 pub(super) fn reverse<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let text = text(&mut args[0], "reverse()")?;
+    let text = subject(&mut args[0], "reverse()")?;
     call.meter.bytes(text.len())?;
     Ok(text.chars().rev().collect::<String>().into())
 }
@@ -24,7 +24,7 @@ pub(super) fn pad<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result
     let length = usize::try_from(integer(&args[1], NAME)?).unwrap_or(0);
     let side = args.get_mut(2).map_or(Ok(Cow::Borrowed("trailing")), |side| text(side, NAME))?;
     let with = args.get_mut(3).map_or(Ok(Cow::Borrowed(" ")), |with| text(with, NAME))?;
-    let text = text(&mut args[0], NAME)?;
+    let text = subject(&mut args[0], NAME)?;
     call.meter.scan(text.len())?;
     let missing = length.saturating_sub(text.chars().count());
     let (before, after) = match &*side {
@@ -49,11 +49,11 @@ pub(super) fn replace<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Re
     let which = args.get_mut(3).map_or(Ok(Cow::Borrowed("all")), |which| text(which, NAME))?;
     let by = text(&mut args[2], NAME)?;
     let part = text(&mut args[1], NAME)?;
-    let text = text(&mut args[0], NAME)?;
+    let text = subject(&mut args[0], NAME)?;
     call.meter.scan(text.len())?;
     let single = |found: Option<usize>| found.into_iter().collect();
     let found: Vec<usize> = match &*which {
-        _ if part.is_empty() => Vec::new(),
+        "all" | "leading" | "trailing" if part.is_empty() => Vec::new(),
         "all" => {
             call.meter.elements(text.matches(&*part).count())?;
             text.match_indices(&*part).map(|(at, _)| at).collect()
@@ -85,11 +85,11 @@ pub(super) fn find<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Resul
     const NAME: &str = "find()";
     let which = args.get_mut(2).map_or(Ok(Cow::Borrowed("leading")), |which| text(which, NAME))?;
     let part = text(&mut args[1], NAME)?;
-    let text = text(&mut args[0], NAME)?;
+    let text = subject(&mut args[0], NAME)?;
     call.meter.scan(text.len())?;
     let at = match &*which {
         // Everything begins with an empty text.
-        _ if part.is_empty() => Some(0),
+        "leading" | "trailing" if part.is_empty() => Some(0),
         "leading" => text.find(&*part),
         "trailing" => text.rfind(&*part),
         _ => return Err(Error::InvalidArgument { operation: NAME, expected: "leading or trailing" }),
@@ -108,7 +108,7 @@ pub(super) fn tokens<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
         Some(_) => return Err(Error::InvalidArgument { operation: NAME, expected: "the mode nocrlf" }),
     };
     let separators = text(&mut args[1], NAME)?;
-    let text = text(&mut args[0], NAME)?;
+    let text = subject(&mut args[0], NAME)?;
     // Each character may be looked for among all separators.
     call.meter.scan(text.len().saturating_mul(separators.len() + 1))?;
     let separates = |c: char| separators.contains(c) || (line_ends && matches!(c, '\r' | '\n'));
@@ -130,7 +130,7 @@ pub(super) fn tokens<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
 /// A text without its prefix; as it is where it begins otherwise.
 pub(super) fn rm_prefix<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let prefix = text(&mut args[1], "rm_prefix()")?;
-    let text = text(&mut args[0], "rm_prefix()")?;
+    let text = subject(&mut args[0], "rm_prefix()")?;
     let from = if text.starts_with(&*prefix) { prefix.len() } else { 0 };
     let to = text.len();
     slice(call, text, from, to)
@@ -138,7 +138,7 @@ pub(super) fn rm_prefix<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> 
 
 /// The first byte of a text in UTF-8, which for ASCII is the character.
 pub(super) fn ascii<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let text = text(&mut args[0], "ascii()")?;
+    let text = subject(&mut args[0], "ascii()")?;
     let first = text.as_bytes().first();
     let expected = "a text that is not empty";
     first.map(|b| Value::Int((*b).into())).ok_or(Error::InvalidArgument { operation: "ascii()", expected })
@@ -195,7 +195,7 @@ pub(super) fn join_to_sql_values_string<'r>(call: &mut Call<'_, 'r>, args: &mut 
 /// with as many hexadecimal digits as follow it.
 pub(super) fn unescape<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let invalid = || Error::InvalidArgument { operation: "unescape()", expected: "known escape sequences" };
-    let text = text(&mut args[0], "unescape()")?;
+    let text = subject(&mut args[0], "unescape()")?;
     call.meter.scan(text.len())?;
     if !text.contains('\\') {
         return Ok(Value::Str(text));

@@ -98,15 +98,23 @@ impl Directive {
         let mut written = String::new();
         match self.control {
             's' | 'a' => {
-                let Value::Str(text) = value else {
-                    return Err(Error::WrongType {
-                        operation: "sprintf() with ~s",
-                        expected: "a text",
-                        found: value.kind(),
-                    });
+                let text = match value {
+                    Value::Str(text) => text,
+                    Value::Bool(true) => "true",
+                    Value::Bool(false) => "false",
+                    Value::Null => "null",
+                    Value::Undefined => "undefined",
+                    other => {
+                        return Err(Error::WrongType {
+                            operation: "sprintf() with ~s",
+                            expected: "a text",
+                            found: other.kind(),
+                        });
+                    }
                 };
                 written.extend(text.chars().take(self.precision.unwrap_or(usize::MAX)));
             }
+            'p' | 'w' | 'P' | 'W' if matches!(value, Value::Undefined) => written.push_str("undefined"),
             'p' | 'w' | 'P' | 'W' => {
                 let mut json = Vec::new();
                 value.write_json(&mut json);

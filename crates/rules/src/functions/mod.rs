@@ -139,6 +139,15 @@ fn text<'r>(value: &mut Value<'r>, operation: &'static str) -> Result<Cow<'r, st
     }
 }
 
+/// Takes the text that a function is about. A boolean is its name there.
+fn subject<'r>(value: &mut Value<'r>, operation: &'static str) -> Result<Cow<'r, str>, Error> {
+    match value {
+        Value::Bool(true) => Ok(Cow::Borrowed("true")),
+        Value::Bool(false) => Ok(Cow::Borrowed("false")),
+        value => text(value, operation),
+    }
+}
+
 /// The bytes of an argument: a text's in UTF-8, or bytes.
 fn bytes<'v>(value: &'v Value<'_>, operation: &'static str) -> Result<&'v [u8], Error> {
     match value {

@@ -28,6 +28,10 @@ pub(super) fn ceil<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'
     whole(&args[0], "ceil()", f64::ceil)
 }
 
+pub(super) fn divide<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
+    integer_division(BinaryOp::IntegerDivide, &args[0], &args[1])
+}
+
 pub(super) fn modulo<'r>(_: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     integer_division(BinaryOp::Remainder, &args[0], &args[1])
 }

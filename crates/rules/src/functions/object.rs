@@ -32,12 +32,20 @@ pub(super) fn is_empty<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> R
 /// The value at a path of names separated by dots, or the default where there is none.
 pub(super) fn map_get<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let path = text(&mut args[0], "map_get()")?;
-    let mut value = object(call, &mut args[1], "map_get()")?;
+    let mut value = object_or_nothing(call, &mut args[1])?;
     for key in path.split('.') {
         call.meter.walk(&value)?;
         value = value.get(key);
     }
     Ok(or_default(value, args))
+}
+
+/// An object, or the one that a text holds; anything else has no members.
+fn object_or_nothing<'r>(call: &mut Call<'_, 'r>, value: &mut Value<'r>) -> Result<'r> {
+    match object(call, value, "") {
+        Err(Error::NotJson(_) | Error::WrongType { .. }) => Ok(Value::Undefined),
+        other => other,
+    }
 }
 
 /// The value under a name, dots and all, or the default where there is none.
@@ -52,11 +60,12 @@ fn or_default<'r>(value: Value<'r>, args: &mut [Value<'r>]) -> Value<'r> {
     if value.is_undefined() { args.get_mut(2).map(std::mem::take).unwrap_or_default() } else { value }
 }
 
-/// An object with a value at a path of names separated by dots. What is in the way and no object is replaced.
+/// An object with a value at a path of names separated by dots. What is no object,
+/// there and on the way, is replaced.
 pub(super) fn map_put<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let path = text(&mut args[0], "map_put()")?;
     let value = std::mem::take(&mut args[1]);
-    let object = object(call, &mut args[2], "map_put()")?;
+    let object = object_or_nothing(call, &mut args[2])?;
     let names: Vec<String> = path.split('.').map(str::to_owned).collect();
     if names.len() > crate::MAX_PATH_STEPS {
         return Err(Error::InvalidArgument {

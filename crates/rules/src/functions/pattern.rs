@@ -3,7 +3,7 @@
 
 use regex::Captures;
 
-use super::{Call, text};
+use super::{Call, subject, text};
 use crate::error::EvalErrorKind as Error;
 use crate::value::Value;
 
@@ -15,7 +15,7 @@ const COST: usize = 8;
 /// Whether a pattern matches anywhere in a text.
 pub(super) fn regex_match<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let pattern = text(&mut args[1], "regex_match()")?;
-    let text = text(&mut args[0], "regex_match()")?;
+    let text = subject(&mut args[0], "regex_match()")?;
     call.meter.scan(text.len().saturating_mul(COST))?;
     Ok(Value::Bool(call.state.pattern(&pattern, "regex_match()")?.is_match(&text)))
 }
@@ -24,7 +24,7 @@ pub(super) fn regex_match<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -
 /// took no part in the match are left out, others are empty.
 pub(super) fn regex_extract<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let pattern = text(&mut args[1], "regex_extract()")?;
-    let text = text(&mut args[0], "regex_extract()")?;
+    let text = subject(&mut args[0], "regex_extract()")?;
     call.meter.scan(text.len().saturating_mul(COST))?;
     let Some(found) = call.state.pattern(&pattern, "regex_extract()")?.captures(&text) else {
         return Ok(Value::array(Vec::new()));
@@ -48,7 +48,7 @@ pub(super) fn regex_replace<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>])
     let by = text(&mut args[2], "regex_replace()")?;
     let by = Replacement::parse(&by);
     let pattern = text(&mut args[1], "regex_replace()")?;
-    let text = text(&mut args[0], "regex_replace()")?;
+    let text = subject(&mut args[0], "regex_replace()")?;
     let pattern = call.state.pattern(&pattern, "regex_replace()")?;
     let mut out = String::new();
     let (mut done, mut from) = (0, 0);

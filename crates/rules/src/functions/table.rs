@@ -72,6 +72,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         4,
         time::date_to_unix_ts,
     ),
+    function("div", "div(integer, integer)", 2, 2, number::divide),
     function("eq", "eq(value, value)", 2, 2, collection::eq),
     function("exp", "exp(number)", 1, 1, math::exp),
     function("find", "find(text, part) or find(text, part, which)", 2, 3, edit::find),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Call, count, text};
+use super::{Call, count, subject, text};
 use crate::error::EvalErrorKind as Error;
 use crate::operators::{integer, join};
 use crate::value::Value;
@@ -10,13 +10,13 @@ use crate::value::Value;
 type Result<'r> = std::result::Result<Value<'r>, Error>;
 
 pub(super) fn upper<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let text = text(&mut args[0], "upper()")?;
+    let text = subject(&mut args[0], "upper()")?;
     call.meter.bytes(text.len())?;
     Ok(text.to_uppercase().into())
 }
 
 pub(super) fn lower<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let text = text(&mut args[0], "lower()")?;
+    let text = subject(&mut args[0], "lower()")?;
     call.meter.bytes(text.len())?;
     Ok(text.to_lowercase().into())
 }
@@ -33,7 +33,7 @@ pub(super) fn concat<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
 }
 
 pub(super) fn strlen<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
-    let text = text(&mut args[0], "strlen()")?;
+    let text = subject(&mut args[0], "strlen()")?;
     call.meter.scan(text.len())?;
     Ok(count(text.chars().count()))
 }
@@ -46,7 +46,7 @@ pub(super) fn substr<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Res
     };
     let start = position(&args[1], "a start from 0")?;
     let length = args.get(2).map(|length| position(length, "a length from 0")).transpose()?;
-    let text = text(&mut args[0], "substr()")?;
+    let text = subject(&mut args[0], "substr()")?;
     call.meter.scan(text.len())?;
     let offset = |text: &str, chars: usize| text.char_indices().nth(chars).map_or(text.len(), |(at, _)| at);
     let from = offset(&text, start);
@@ -84,10 +84,10 @@ fn trimmed<'r>(
     side: Side,
 ) -> Result<'r> {
     let characters = args.get_mut(1).map(|chars| text(chars, name)).transpose()?;
-    let text = text(&mut args[0], name)?;
+    let text = subject(&mut args[0], name)?;
     // Each character may be looked for among all of those to strip.
     call.meter.scan(text.len().saturating_mul(characters.as_ref().map_or(1, |chars| chars.len())))?;
-    let goes = |c: char| characters.as_ref().map_or(c.is_whitespace(), |chars| chars.contains(c));
+    let goes = |c: char| characters.as_ref().map_or(is_blank(c), |chars| chars.contains(c));
     let kept = if side.start { text.trim_start_matches(goes) } else { &text };
     let from = text.len() - kept.len();
     let kept = if side.end { kept.trim_end_matches(goes) } else { kept };
@@ -95,16 +95,18 @@ fn trimmed<'r>(
     slice(call, text, from, to)
 }
 
+/// Unicode's pattern white space. A space that must not break, or that fills a column, is part of a text.
+fn is_blank(c: char) -> bool {
+    matches!(c, '\t'..='\r' | ' ' | '\u{85}' | '\u{200E}' | '\u{200F}' | '\u{2028}' | '\u{2029}')
+}
+
 /// The parts between separators. Empty parts are left out unless the mode says `notrim`; `leading` and `trailing`
 /// split at the first or last separator only.
 pub(super) fn split<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Result<'r> {
     let mode = args.get_mut(2).map(|mode| text(mode, "split()")).transpose()?;
     let separator = text(&mut args[1], "split()")?;
-    let text = text(&mut args[0], "split()")?;
+    let text = subject(&mut args[0], "split()")?;
     call.meter.scan(text.len())?;
-    if separator.is_empty() {
-        return Ok(Value::array(vec![Value::Str(text)]));
-    }
     let mode = mode.as_deref().unwrap_or("trim");
     let keeps_empty = matches!(mode, "notrim" | "leading_notrim" | "trailing_notrim");
     let ranges: Vec<(usize, usize)> = {
@@ -113,6 +115,11 @@ pub(super) fn split<'r>(call: &mut Call<'_, 'r>, args: &mut [Value<'r>]) -> Resu
             None => vec![(0, text.len())],
         };
         match mode {
+            "trim" | "notrim" | "leading" | "leading_notrim" | "trailing" | "trailing_notrim"
+                if separator.is_empty() =>
+            {
+                vec![(0, text.len())]
+            }
             "trim" | "notrim" => {
                 let mut ranges = Vec::new();
                 let mut from = 0;

@@ -19,21 +19,38 @@ pub(crate) fn write_string(text: &str, out: &mut Vec<u8>) {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
+            8 => out.extend_from_slice(b"\\b"),
+            12 => out.extend_from_slice(b"\\f"),
             // Writing to a Vec does not fail.
-            _ => drop(write!(out, "\\u{byte:04x}")),
+            _ => drop(write!(out, "\\u{byte:04X}")),
         }
     }
     out.extend_from_slice(&bytes[done..]);
     out.push(b'"');
 }
 
-/// Appends the shortest text that reads back as the same number, always with a point or an exponent. What JSON
-/// can't say (infinities, not-a-number) becomes null.
+/// Appends the shortest text that reads back as the same number, always with a point or an exponent, which very large
+/// and very small ones have. What JSON can't say (infinities, not-a-number) becomes null.
 pub(crate) fn write_f64(value: f64, out: &mut Vec<u8>) {
-    if value.is_finite() {
-        let _ = write!(out, "{value:?}");
-    } else {
+    if !value.is_finite() {
         out.extend_from_slice(b"null");
+        return;
+    }
+    // Writing to a Vec does not fail.
+    let magnitude = value.abs();
+    let start = out.len();
+    if magnitude == 0.0 || (1e-6..1e21).contains(&magnitude) {
+        let _ = write!(out, "{value}");
+        if !out[start..].contains(&b'.') {
+            out.extend_from_slice(b".0");
+        }
+    } else {
+        let _ = write!(out, "{value:e}");
+        if magnitude > 1.0
+            && let Some(exponent) = out[start..].iter().position(|b| *b == b'e')
+        {
+            out.insert(start + exponent + 1, b'+');
+        }
     }
 }
 

@@ -132,7 +132,8 @@ impl<'s> Lexer<'s, '_> {
             '\'' | '"' => self.quoted(first),
             '0'..='9' => self.number(),
             c if c.is_alphabetic() || c == '_' => {
-                let len = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
+                let belongs = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$' | '@');
+                let len = rest.find(|c: char| !belongs(c)).unwrap_or(rest.len());
                 self.push(Token::Word(&rest[..len]), len);
             }
             c => match SYMBOLS.iter().find(|(text, _)| rest.starts_with(text)) {

@@ -401,8 +401,9 @@ impl<'s> Parser<'s, '_> {
                         let error = Diagnostic::error(self.span(), "an index does not follow a dot");
                         return self.fail(error.hint("write a[1][2] without dots between the brackets"));
                     }
-                    Token::Integer(_) | Token::Float(_) => {
-                        let error = Diagnostic::error(self.span(), "a number is not the name of a field");
+                    Token::Integer(digits) => (*digits).to_owned(),
+                    Token::Float(_) => {
+                        let error = Diagnostic::error(self.span(), "a decimal is not the name of a field");
                         return self
                             .fail(error.hint("write a[1] for an element of an array, a.\"1\" for a field"));
                     }
