@@ -246,6 +246,7 @@ impl ControlTask {
                 0 => self.set_leaders(topic, found),
                 UNKNOWN_TOPIC_OR_PARTITION => {
                     missing.push(Arc::clone(topic));
+                    topic.hold();
                     if topic.is_settled() { Learned::Unserved } else { Learned::Some }
                 }
                 INVALID_TOPIC => {
@@ -306,6 +307,12 @@ impl ControlTask {
         self.shared.end(topic.set_leaders(&self.shared, &leaders));
         if !was_known {
             debug!(topic = %topic.name, partitions = count, "topic known");
+        }
+        if !topic.is_settled() {
+            self.shared
+                .meter
+                .problem(part, "it has fewer partitions than before: its records are given out anew");
+            return Learned::Unserved;
         }
         if leaderless > 0 {
             self.shared.meter.problem(part, &format!("{leaderless} of {count} partitions have no leader"));

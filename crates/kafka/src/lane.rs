@@ -444,6 +444,8 @@ impl LaneTask {
                     let buffers = batch.finish(&mut self.settling.acks);
                     self.shared.recycle(buffers);
                 }
+                // What is wrong was said of the one before it.
+                Answered::Followed => self.shared.meter.retried(ErrorClass::RetryInPlace),
                 Answered::Kept(class) => {
                     self.shared.meter.retried(class);
                     refresh |= class == ErrorClass::RetryWithMetadata;

@@ -18,7 +18,7 @@ use tidegate_sink::{Backoff, BackoffPolicy, Record, Rejection};
 
 use crate::books::{SourceId, Sources};
 use crate::config::Config;
-use crate::error_class::{ErrorClass, OUT_OF_ORDER_SEQUENCE, classify};
+use crate::error_class::{ErrorClass, OUT_OF_ORDER_SEQUENCE, UNKNOWN_TOPIC_OR_PARTITION, classify};
 use crate::lane::Lane;
 use crate::record_batch::{
     Lent, OpenBatch, ProducerIdentity, SealedBatch, Ticket, advance_sequence, retreat_sequence,
@@ -56,6 +56,9 @@ pub(crate) struct Queue {
     failed: bool,
     /// Whether `identity` is of no use any more.
     needs_identity: bool,
+    /// The topic was gone when somebody looked. It may come back with other partitions, in which the records of this one
+    /// belong elsewhere: nothing is sent before it is known which there are.
+    awaits_metadata: bool,
     /// Nothing is sent before this.
     not_before: Option<Instant>,
     backoff: Backoff,
@@ -67,6 +70,8 @@ pub(crate) struct Queue {
     pub(crate) listed: bool,
     /// Nothing is taken in any more.
     closed: bool,
+    /// The partition is gone: nothing is sent or spilled any more, and what there is goes elsewhere.
+    retired: bool,
     /// Read back from the spill log: sent before what is `spilled`.
     replay: VecDeque<SealedBatch>,
     /// In the spill log only: sent before what is `sealed`.
@@ -95,6 +100,18 @@ pub(crate) enum Gathered {
     Healthy,
     /// Copies of batches that stay in memory, then batches that do not.
     Some { copies: Vec<Copied>, moved: Vec<SealedBatch> },
+}
+
+/// What a retired queue had.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// Older than what is spilled: sent before, or read back from the log.
+    pub(crate) first: Vec<SealedBatch>,
+    /// How many records of it were sent before and have no answer that says where they are.
+    pub(crate) unanswered: usize,
+    pub(crate) spilled: VecDeque<Spilled>,
+    /// Newer than that: never sent.
+    pub(crate) last: Vec<SealedBatch>,
 }
 
 /// A copy of a batch, and the acks that it shares with it.
@@ -132,6 +149,8 @@ pub(crate) enum Answered {
     Delivered(SealedBatch),
     /// It will be sent again.
     Kept(ErrorClass),
+    /// So will this one, which failed because the one before it did.
+    Followed,
 }
 
 /// What became of a queue when all its answers were in.
@@ -162,12 +181,14 @@ impl Partition {
             proven: false,
             failed: false,
             needs_identity: false,
+            awaits_metadata: false,
             not_before: None,
             backoff: Backoff::new(backoff, seed),
             leader: None,
             owner: None,
             listed: false,
             closed: false,
+            retired: false,
             replay: VecDeque::new(),
             spilled: VecDeque::new(),
             loading: false,
@@ -206,9 +227,43 @@ impl Queue {
         Ok(appended)
     }
 
-    /// Whether nothing waits and no answer is due.
+    /// Whether its owner has nothing to do for it: nothing is to be sent and no answer is due.
     pub(crate) fn is_idle(&self) -> bool {
-        self.outstanding == 0 && !self.has_waiting()
+        self.outstanding == 0 && (self.retired || !self.has_waiting())
+    }
+
+    /// Has it send and spill nothing more: its partition is gone.
+    pub(crate) fn retire(&mut self) {
+        self.retired = true;
+    }
+
+    /// Whether nobody is at work on anything that it has: no lane, and no disk.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.outstanding == 0 && !self.loading && self.writing == 0
+    }
+
+    /// Takes out everything that it has. It is [at rest](Self::is_at_rest).
+    pub(crate) fn take_everything(&mut self) -> Left {
+        let unanswered = self.again.iter().map(SealedBatch::records).sum();
+        let first = self.again.drain(..).chain(self.replay.drain(..)).collect();
+        let open = self.open.take().map(OpenBatch::seal);
+        let last = self.sealed.drain(..).chain(open).collect();
+        Left { first, unanswered, spilled: std::mem::take(&mut self.spilled), last }
+    }
+
+    /// Has it wait until it is known which partitions there are.
+    pub(crate) fn await_metadata(&mut self) {
+        self.awaits_metadata = true;
+    }
+
+    /// Says that the partition is there.
+    pub(crate) fn is_there(&mut self) {
+        self.awaits_metadata = false;
+    }
+
+    /// Has it wait for a producer id that Kafka knows nothing of.
+    pub(crate) fn want_identity(&mut self) {
+        self.needs_identity = true;
     }
 
     pub(crate) fn has_waiting(&self) -> bool {
@@ -228,7 +283,13 @@ impl Queue {
         /// Entries in one batch: small ones were written under little load.
         const ENTRIES: usize = 4096;
         let flows = self.proven || (self.outstanding == 0 && self.replay.is_empty());
-        if self.loading || self.failed || !flows || !self.again.is_empty() || self.replay.len() >= AHEAD {
+        if self.retired
+            || self.loading
+            || self.failed
+            || !flows
+            || !self.again.is_empty()
+            || self.replay.len() >= AHEAD
+        {
             return None;
         }
         let mut bytes = 0;
@@ -279,7 +340,7 @@ impl Queue {
 
     /// Gives what waits to the spill log, unless `force` is absent and Kafka takes it as well.
     pub(crate) fn gather(&mut self, now: Instant, after: Duration, force: bool) -> Option<Gathered> {
-        if !self.spilling || self.writing > 0 {
+        if self.retired || !self.spilling || self.writing > 0 {
             return None;
         }
         let caught_up = self.spilled.is_empty() && !self.loading;
@@ -417,8 +478,8 @@ impl Queue {
     /// When to look again if nothing else happens; `None` when only an answer, a record or someone else can change
     /// anything.
     pub(crate) fn deadline(&self, linger: Duration) -> Option<Instant> {
-        if !self.has_waiting() || self.failed || self.needs_identity || (!self.proven && self.outstanding > 0)
-        {
+        let waits = self.retired || self.failed || self.needs_identity || self.awaits_metadata;
+        if !self.has_waiting() || waits || (!self.proven && self.outstanding > 0) {
             return None;
         }
         let older = !self.again.is_empty() || !self.replay.is_empty();
@@ -434,8 +495,10 @@ impl Queue {
     }
 
     fn may_send(&self, now: Instant) -> bool {
-        !self.failed
+        !self.retired
+            && !self.failed
             && !self.needs_identity
+            && !self.awaits_metadata
             && (self.proven || self.outstanding == 0)
             && self.not_before.is_none_or(|moment| moment <= now)
     }
@@ -444,7 +507,7 @@ impl Queue {
     pub(crate) fn answered(&mut self, mut batch: SealedBatch, code: i16, now: Instant) -> Answered {
         self.outstanding -= 1;
         self.covered(&mut batch);
-        let mut class = classify(code);
+        let class = classify(code);
         match class {
             ErrorClass::Delivered => {
                 // A follower may succeed while an earlier batch waits to be repeated (it was stored, and only its
@@ -459,7 +522,8 @@ impl Queue {
             }
             // The batch before it failed, so this one was bound to be out of order: it waits for its turn.
             ErrorClass::NewProducerId if code == OUT_OF_ORDER_SEQUENCE && self.failed => {
-                class = ErrorClass::RetryInPlace;
+                self.keep(batch);
+                return Answered::Followed;
             }
             ErrorClass::NewProducerId => {
                 self.back_off(now, class);
@@ -467,6 +531,7 @@ impl Queue {
             }
             ErrorClass::Split(reason) => batch.refused = Some(reason),
             ErrorClass::RetryWithMetadata | ErrorClass::RetryInPlace | ErrorClass::Park => {
+                self.awaits_metadata |= code == UNKNOWN_TOPIC_OR_PARTITION;
                 self.back_off(now, class);
             }
         }
@@ -656,7 +721,7 @@ mod tests {
         // The followers were bound to fail, and ask for no new producer id.
         for follower in sent {
             let answered = f.answer(follower, OUT_OF_ORDER_SEQUENCE);
-            assert!(matches!(answered, Answered::Kept(ErrorClass::RetryInPlace)));
+            assert!(matches!(answered, Answered::Followed));
         }
         f.now += Duration::from_secs(2);
         assert!(f.next().is_none(), "not before the recovery");

@@ -536,8 +536,18 @@ impl Shared {
                 Err(error) => self.lose(&topic.name, spilled, &error),
             }
         }
-        let ended = topic.replay(self, records, unread.into_iter().chain(entries));
-        self.end(ended);
+        let (ended, left) = topic.replay(self, records, unread.into_iter().chain(entries));
+        if let (false, Some(reason)) = (left.is_empty(), topic.refused()) {
+            self.reject_spilled(&topic.name, left, reason);
+        }
+        for (record, ended) in ended {
+            if ended.outcome == Outcome::Lost {
+                // Not lost: it is on disk, for the next process. Its ack says so to whoever waits for Kafka.
+                self.budget.give_back(ended.ticket.charged);
+            } else {
+                self.end([(record, ended)]);
+            }
+        }
         self.list_topic(topic);
         spill.flush();
     }

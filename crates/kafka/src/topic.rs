@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -11,8 +11,9 @@ use tidegate_sink::{Outcome, OwnedRecord, Record, Rejection};
 use crate::books::SourceId;
 use crate::partition::{Appended, Partition};
 use crate::producer::Shared;
-use crate::record_batch::{SealedBatch, Ticket};
+use crate::record_batch::{SealedBatch, Ticket, budget_bytes, for_each_record, unpacked};
 use crate::spill::Spilled;
+use crate::status::{Meter, Part};
 use crate::when_full::{Dropped, drop_waiting};
 
 /// Whether Kafka takes `name` for a topic's name: 1 to 249 letters, digits, dots, underscores and dashes of ASCII, and
@@ -30,6 +31,9 @@ pub(crate) struct Topic {
     routes: RwLock<Routes>,
     /// Where records go that may go anywhere.
     sticky: AtomicU32,
+    /// Whether it ever had more partitions than later. Then Kafka may remember sequences of a partition that is new here, and
+    /// would take records for repetitions: each takes a producer id of its own.
+    has_shrunk: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -42,18 +46,27 @@ enum Routes {
     Closed,
 }
 
-/// Records without a partition, oldest first: those in the spill log, those that it is writing, those in memory.
+/// Records without a partition, oldest first: what partitions left behind that are gone, those in the spill log, those that
+/// it is writing, those in memory.
 #[derive(Debug, Default)]
 struct Pending {
     backlog: VecDeque<Spilled>,
-    /// Whether entries of the backlog are being read back.
+    /// Whether entries are being read back, and whether those of the older part.
     reading: bool,
+    reading_older: bool,
     /// Groups that the spill log is writing.
     writing: usize,
     returned: Vec<Waiting>,
     waiting: VecDeque<Waiting>,
     /// The partitions, where they are known already: the backlog goes first.
     partitions: Vec<Arc<Partition>>,
+    /// The partitions before there were fewer, until what they have is taken over. There are no new ones as long.
+    retired: Vec<Arc<Partition>>,
+    /// How many there were then: entries in the log may belong to one of them.
+    former: Option<u32>,
+    /// What they had in the log, and what came behind it in memory.
+    older: VecDeque<Spilled>,
+    between: Vec<Waiting>,
     spilling: bool,
     spill_listed: bool,
 }
@@ -81,6 +94,7 @@ impl Topic {
             name: name.into(),
             routes: RwLock::new(Routes::Unknown(Pending::default())),
             sticky: AtomicU32::new(0),
+            has_shrunk: AtomicBool::new(false),
         }
     }
 
@@ -160,7 +174,7 @@ impl Topic {
     /// Whether its partitions are known, or there can be none.
     pub(crate) fn is_settled(&self) -> bool {
         match &*self.routes.read() {
-            Routes::Unknown(pending) => !pending.partitions.is_empty(),
+            Routes::Unknown(pending) => !pending.partitions.is_empty() && pending.retired.is_empty(),
             Routes::Known(_) | Routes::Refused(_) | Routes::Closed => true,
         }
     }
@@ -178,6 +192,14 @@ impl Topic {
         if matches!(&*routes, Routes::Refused(_)) {
             *routes = Routes::Unknown(Pending::default());
         }
+        if self.retire_partitions(&mut routes, leaders.len()) {
+            return ended;
+        }
+        if let Routes::Unknown(pending) = &*routes
+            && pending.retired.iter().any(|partition| !partition.queue.lock().is_at_rest())
+        {
+            return ended;
+        }
         let known = match &*routes {
             Routes::Closed => return ended,
             Routes::Known(partitions) => partitions.len(),
@@ -186,17 +208,24 @@ impl Topic {
         };
         let new = (known..leaders.len()).map(|index| {
             let name = Arc::clone(&self.name);
-            Arc::new(Partition::new(name, index as i32, identity, shared.config.backoff, shared.seed()))
+            let new =
+                Arc::new(Partition::new(name, index as i32, identity, shared.config.backoff, shared.seed()));
+            if self.has_shrunk.load(Ordering::Relaxed) {
+                new.queue.lock().want_identity();
+                shared.control.want_identity(Arc::clone(&new));
+            }
+            new
         });
         match &mut *routes {
             Routes::Known(partitions) => partitions.extend(new),
             Routes::Unknown(pending) => {
                 pending.partitions.extend(new);
+                ended = self.take_over(shared, pending);
                 for (partition, leader) in pending.partitions.iter().zip(leaders) {
                     set_leader(shared, partition, *leader);
                 }
                 if pending.is_drained() {
-                    ended = self.begin_routing(shared, &mut routes);
+                    ended.extend(self.begin_routing(shared, &mut routes));
                 } else if !pending.spill_listed {
                     pending.spill_listed = true;
                     shared.list_topic(self);
@@ -212,16 +241,134 @@ impl Topic {
         ended
     }
 
+    /// Has everything wait that is for a topic which is gone, until it is known what it comes back as.
+    pub(crate) fn hold(&self) {
+        self.partitions().iter().for_each(|partition| partition.queue.lock().await_metadata());
+    }
+
+    /// Retires all partitions where Kafka has fewer now: the topic was deleted and made again. Says whether that has to
+    /// wait, for entries that are being read back for them.
+    fn retire_partitions(&self, routes: &mut Routes, count: usize) -> bool {
+        let partitions = match routes {
+            Routes::Known(partitions) => partitions,
+            Routes::Unknown(pending) => &mut pending.partitions,
+            Routes::Refused(_) | Routes::Closed => return false,
+        };
+        if partitions.len() <= count {
+            return false;
+        }
+        if let Routes::Unknown(Pending { reading: true, .. }) = routes {
+            return true;
+        }
+        self.has_shrunk.store(true, Ordering::Relaxed);
+        let mut pending = match std::mem::replace(routes, Routes::Closed) {
+            Routes::Unknown(pending) => pending,
+            Routes::Known(partitions) => Pending { partitions, ..Pending::default() },
+            Routes::Refused(_) | Routes::Closed => Pending::default(),
+        };
+        pending.retired = std::mem::take(&mut pending.partitions);
+        pending.former = u32::try_from(pending.retired.len()).ok();
+        pending.retired.iter().for_each(|partition| partition.queue.lock().retire());
+        *routes = Routes::Unknown(pending);
+        false
+    }
+
+    /// Takes over what retired partitions have, which is older than all that is pending: each keeps its order, and so does
+    /// each key. Returns the records that can't go on.
+    fn take_over(&self, shared: &Arc<Shared>, pending: &mut Pending) -> Vec<(OwnedRecord, Ended)> {
+        let (mut ended, mut older, mut between) = (Vec::new(), VecDeque::new(), Vec::new());
+        let count = pending.partitions.len() as u32;
+        let former = pending.former.unwrap_or(count);
+        for partition in std::mem::take(&mut pending.retired) {
+            let index = partition.index.unsigned_abs();
+            let left = partition.queue.lock().take_everything();
+            Meter::add(&shared.meter.possible_duplicates, left.unanswered as u64);
+            for batch in left.first {
+                self.take_apart(shared, batch, |record, ticket| {
+                    let partition = Self::rerouted(shared, record, (index, former), count);
+                    let record = Record { partition, ..*record };
+                    let routed = self.route(shared, &pending.partitions, &record, ticket);
+                    ended.extend(routed.err().map(|end| (OwnedRecord::from(&record), end)));
+                });
+            }
+            older.extend(left.spilled);
+            for batch in left.last {
+                let since = batch.opened;
+                self.take_apart(shared, batch, |record, ticket| {
+                    let partition = Self::rerouted(shared, record, (index, former), count);
+                    let record = OwnedRecord::from(&Record { partition, ..*record });
+                    shared.budget.take(size_of::<Waiting>());
+                    between.push(Waiting { record, ticket, since });
+                });
+            }
+            shared.meter.solved(&Part::Partition(Arc::clone(&self.name), partition.index));
+        }
+        if older.is_empty() {
+            ended.extend(self.route_all(shared, &pending.partitions, between));
+        } else {
+            older.append(&mut pending.older);
+            between.append(&mut pending.between);
+            (pending.older, pending.between, pending.spilling) = (older, between, true);
+        }
+        ended
+    }
+
+    /// Sends on what came behind the older part of the log, once that is read.
+    fn route_between(&self, shared: &Shared, pending: &mut Pending) -> Vec<(OwnedRecord, Ended)> {
+        if !pending.older.is_empty() {
+            return Vec::new();
+        }
+        let between = std::mem::take(&mut pending.between);
+        self.route_all(shared, &pending.partitions, between)
+    }
+
+    fn route_all(
+        &self,
+        shared: &Shared,
+        partitions: &[Arc<Partition>],
+        waiting: impl IntoIterator<Item = Waiting>,
+    ) -> Vec<(OwnedRecord, Ended)> {
+        let mut ended = Vec::new();
+        for Waiting { record, ticket, .. } in waiting {
+            let routed = record.with_borrowed(|record| self.route(shared, partitions, record, ticket));
+            ended.extend(routed.err().map(|end| (record, end)));
+            shared.budget.give_back(size_of::<Waiting>());
+        }
+        ended
+    }
+
+    /// Gives each record of a batch with its ticket to `each`.
+    fn take_apart(&self, shared: &Shared, mut batch: SealedBatch, mut each: impl FnMut(&Record<'_>, Ticket)) {
+        let mut acks = batch.take_acks().into_iter();
+        let mut sources = batch.sources.each();
+        let bytes = unpacked(batch.bytes()).expect("what this crate packed, it unpacks");
+        for_each_record(&bytes, &self.name, |_, record| {
+            let (source, ack) = (sources.next().unwrap_or_default(), acks.next().flatten());
+            let charged = budget_bytes(record);
+            shared.budget.take(charged);
+            each(record, Ticket { source, ack, charged });
+        });
+        shared.budget.give_back(batch.charged());
+    }
+
+    /// Where a record has to go that lay in partition `index` of `former`: where the partitioner says, if that is why it lay
+    /// there, and otherwise to the same one if there still is one.
+    fn rerouted(
+        shared: &Shared,
+        record: &Record<'_>,
+        (index, former): (u32, u32),
+        count: u32,
+    ) -> Option<u32> {
+        // Asked with another sticky partition: who goes anywhere says so.
+        let chosen = shared.config.partitioner.partition(record, former, (index + 1) % former) % former;
+        (chosen != index && index < count).then_some(index)
+    }
+
     /// Sends all that waits in memory to its partitions: nothing older is left.
     fn begin_routing(&self, shared: &Shared, routes: &mut Routes) -> Vec<(OwnedRecord, Ended)> {
         let mut ended = Vec::new();
         if let Routes::Unknown(pending) = std::mem::replace(routes, Routes::Closed) {
-            for Waiting { record, ticket, .. } in pending.waiting {
-                let routed =
-                    record.with_borrowed(|record| self.route(shared, &pending.partitions, record, ticket));
-                ended.extend(routed.err().map(|end| (record, end)));
-                shared.budget.give_back(size_of::<Waiting>());
-            }
+            ended = self.route_all(shared, &pending.partitions, pending.waiting);
             *routes = Routes::Known(pending.partitions);
         }
         ended
@@ -252,7 +399,8 @@ impl Topic {
         pending.spill_listed = false;
         pending.spilling |= force || pending.waiting.front().is_some_and(|first| first.since + after <= now);
         // The partitions are known and the disk is empty: what is in memory goes on in a moment.
-        let nearly = !force && !pending.partitions.is_empty() && pending.backlog.is_empty();
+        let on_disk = !pending.backlog.is_empty() || !pending.older.is_empty();
+        let nearly = !force && !pending.partitions.is_empty() && !on_disk;
         if !pending.spilling || pending.writing > 0 || pending.waiting.is_empty() || nearly {
             return Vec::new();
         }
@@ -308,7 +456,9 @@ impl Topic {
         }
         let mut bytes = 0;
         let mut taken = Vec::new();
-        while let Some(next) = pending.backlog.pop_front_if(|_| bytes < BYTES) {
+        pending.reading_older = !pending.older.is_empty();
+        let from = if pending.reading_older { &mut pending.older } else { &mut pending.backlog };
+        while let Some(next) = from.pop_front_if(|_| bytes < BYTES) {
             bytes += next.id.bytes();
             taken.push(next);
         }
@@ -317,38 +467,59 @@ impl Topic {
     }
 
     /// Takes in the records that were read back, each with what it is charged, and lets the topic go on once the log has
-    /// no more of it.
+    /// no more of it. Gives back what has no place any more: records, and entries.
     pub(crate) fn replay(
         &self,
         shared: &Shared,
         records: Vec<(OwnedRecord, Ticket)>,
         unread: impl DoubleEndedIterator<Item = Spilled>,
-    ) -> Vec<(OwnedRecord, Ended)> {
+    ) -> Left {
         let mut routes = self.routes.write();
         let mut ended = Vec::new();
-        let Routes::Unknown(pending) = &mut *routes else { return ended };
+        let pending = match &mut *routes {
+            Routes::Unknown(pending) => pending,
+            Routes::Refused(reason) => {
+                let outcome = Outcome::Rejected(*reason);
+                let ended = records.into_iter().map(|(record, ticket)| (record, Ended { ticket, outcome }));
+                return (ended.collect(), unread.collect());
+            }
+            // The end of the process: all of it is still on disk.
+            Routes::Known(_) | Routes::Closed => {
+                let outcome = Outcome::Lost;
+                let ended = records.into_iter().map(|(record, ticket)| (record, Ended { ticket, outcome }));
+                return (ended.collect(), Vec::new());
+            }
+        };
         pending.reading = false;
-        unread.rev().for_each(|spilled| pending.backlog.push_front(spilled));
+        let from = if pending.reading_older { &mut pending.older } else { &mut pending.backlog };
+        unread.rev().for_each(|spilled| from.push_front(spilled));
         let count = pending.partitions.len() as u32;
         for (record, ticket) in records {
             let routed = record.with_borrowed(|record| {
-                // A topic may have been made again with fewer partitions.
-                let partition = record.partition.filter(|&partition| partition < count);
+                // A topic may have been made again with fewer partitions, by now or before this process began.
+                let partition = match (record.partition, pending.former) {
+                    (Some(index), Some(former)) => Self::rerouted(shared, record, (index, former), count),
+                    (index, _) => index.filter(|&index| index < count),
+                };
                 let record = Record { partition, ..*record };
                 self.route(shared, &pending.partitions, &record, ticket)
             });
             ended.extend(routed.err().map(|end| (record, end)));
         }
+        ended.extend(self.route_between(shared, pending));
         if pending.is_drained() {
             ended.extend(self.begin_routing(shared, &mut routes));
         }
-        ended
+        (ended, Vec::new())
     }
 
     /// Whether all that it has without a partition is in the log.
     pub(crate) fn is_all_spilled(&self) -> bool {
         match &*self.routes.read() {
-            Routes::Unknown(pending) => pending.waiting.is_empty() && pending.writing == 0,
+            Routes::Unknown(pending) => {
+                let in_memory = !pending.waiting.is_empty() || !pending.between.is_empty();
+                !in_memory && pending.writing == 0 && pending.retired.is_empty()
+            }
             Routes::Known(_) | Routes::Refused(_) | Routes::Closed => true,
         }
     }
@@ -356,7 +527,9 @@ impl Topic {
     /// When the oldest entry without a partition was written, in seconds since the start.
     pub(crate) fn oldest_spilled(&self) -> Option<u32> {
         match &*self.routes.read() {
-            Routes::Unknown(pending) => pending.backlog.front().map(|spilled| spilled.at),
+            Routes::Unknown(pending) => {
+                pending.older.front().or_else(|| pending.backlog.front()).map(|spilled| spilled.at)
+            }
             Routes::Known(_) | Routes::Refused(_) | Routes::Closed => None,
         }
     }
@@ -365,6 +538,10 @@ impl Topic {
     pub(crate) fn refuse(&self, shared: &Shared, reason: Rejection) -> Left {
         let mut routes = self.routes.write();
         let Routes::Unknown(pending) = &mut *routes else { return Left::default() };
+        if !pending.retired.is_empty() || !pending.older.is_empty() || !pending.between.is_empty() {
+            // It had partitions: the name of a topic does not turn into none.
+            return Left::default();
+        }
         let mut pending = std::mem::take(pending);
         *routes = Routes::Refused(reason);
         drop(routes);
@@ -405,7 +582,8 @@ impl Topic {
     pub(crate) fn close(&self, shared: &Shared) -> (Vec<SealedBatch>, Vec<(OwnedRecord, Ended)>) {
         match std::mem::replace(&mut *self.routes.write(), Routes::Closed) {
             Routes::Unknown(mut pending) => {
-                let batches = std::mem::take(&mut pending.partitions);
+                let mut batches = std::mem::take(&mut pending.retired);
+                batches.append(&mut pending.partitions);
                 let batches = batches.iter().flat_map(|partition| partition.queue.lock().close()).collect();
                 (batches, end(shared, pending, Outcome::Lost))
             }
@@ -420,21 +598,24 @@ impl Topic {
 impl Pending {
     /// Whether nothing is on disk and the partitions are known.
     fn is_drained(&self) -> bool {
-        !self.partitions.is_empty() && self.backlog.is_empty() && !self.reading && self.writing == 0
+        let on_disk = !self.older.is_empty() || !self.backlog.is_empty() || self.writing > 0;
+        !self.partitions.is_empty() && !on_disk && !self.reading
     }
 }
 
 fn end(shared: &Shared, pending: Pending, outcome: Outcome) -> Vec<(OwnedRecord, Ended)> {
-    let waiting: Vec<_> = pending.returned.into_iter().chain(pending.waiting).collect();
+    let waiting: Vec<_> =
+        pending.between.into_iter().chain(pending.returned).chain(pending.waiting).collect();
     shared.budget.give_back(waiting.len() * size_of::<Waiting>());
     waiting.into_iter().map(|Waiting { record, ticket, .. }| (record, Ended { ticket, outcome })).collect()
 }
 
 fn set_leader(shared: &Arc<Shared>, partition: &Arc<Partition>, leader: Option<i32>) {
     let mut queue = partition.queue.lock();
+    queue.is_there();
     // A partition without a leader keeps its old one in mind: it is the likeliest to come back, and nothing is lost by
     // asking it.
-    let Some(leader) = leader else { return };
+    let Some(leader) = leader.or_else(|| queue.leader()) else { return };
     queue.set_leader(leader);
     // Started even if it is the old owner that sends for now: it looks for the new one when it hands over.
     let lane = shared.lane(leader);

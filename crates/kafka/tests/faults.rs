@@ -330,6 +330,23 @@ async fn a_record_that_is_too_large_is_isolated_and_rejected() {
 }
 
 #[tokio::test]
+async fn batches_that_failed_behind_one_that_was_too_large_are_no_trouble_of_their_own() {
+    let (kafka, producer, mut stream) = setup(1, 1).await;
+    offer_steadily(&mut stream, &producer, 5).await;
+    stream.settled(&producer).await;
+    kafka.faults().max_message_bytes("t", 300).unwrap();
+    // More at once than one request takes, so that several are in flight.
+    for _ in 0..5 {
+        stream.offer(&producer, 400).await;
+        stream.settled(&producer).await;
+    }
+    stream.settled(&producer).await;
+    let status = producer.status();
+    assert!(retries(&status, ErrorClass::RetryInPlace) > 0, "several were in flight: {status:#?}");
+    assert_eq!((stream.check(&kafka), status.state), (0, State::Up), "{:?}", status.problems);
+}
+
+#[tokio::test]
 async fn an_invalid_record_is_isolated_and_rejected() {
     for code in [87, 32] {
         let kafka = MiniKafka::builder().start().await.unwrap();

@@ -4,14 +4,18 @@
 
 mod support;
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use support::{Stream, Told, check_counts, config, until};
 use tidegate_kafka::{AckPolicy, Config, Producer, SpillConfig, SpillStatus};
 use tidegate_minikafka::{ApiKey, Effect, MiniKafka, On};
 use tidegate_sink::{Feed, Offer, Outcome, Record};
 use tidegate_spill::sim::{Faults, SimDisk};
+use tidegate_spill::{Disk, DiskFile};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -266,6 +270,112 @@ async fn closing_leaves_on_disk_what_kafka_does_not_take() {
     assert_eq!(stream.told.ended(Outcome::Delivered), 500);
     drop(producer);
     kafka.faults().up(1).await.unwrap();
+    let producer = spilling(config(&kafka.bootstrap()), &disk.after_kill());
+    drained(&producer).await;
+    assert_eq!(stream.check(&kafka), 0);
+}
+
+/// A disk whose reads wait while somebody holds it.
+#[derive(Debug)]
+struct SlowReads(SimDisk, Arc<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+    waiting: AtomicUsize,
+}
+
+struct SlowFile(Arc<dyn DiskFile>, Arc<Held>);
+
+impl Held {
+    fn set(&self, stopped: bool) {
+        *self.stopped.lock() = stopped;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.changed.wait_while(&mut self.stopped.lock(), |stopped| *stopped);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Disk for SlowReads {
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.0.names()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SlowFile(self.0.create(name)?, Arc::clone(&self.1))))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SlowFile(self.0.open(name)?, Arc::clone(&self.1))))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.0.sync_names()
+    }
+}
+
+impl DiskFile for SlowFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.1.wait();
+        self.0.read_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.0.length()
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.0.truncate(bytes)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_read_back_when_the_producer_closes_stays_on_disk_and_holds_no_memory() {
+    let (kafka, disk) = (kafka().await, SimDisk::new());
+    kafka.faults().down(1).await;
+    let mut stream = Stream::new("t");
+    {
+        let producer = spilling(config(&kafka.bootstrap()), &disk);
+        stream.offer(&producer, 300).await;
+        stream.settled(&producer).await;
+    }
+    let disk = disk.after_kill();
+    let held = Arc::new(Held::default());
+    let slow: Arc<dyn Disk> = Arc::new(SlowReads(disk.clone(), Arc::clone(&held)));
+    let settings = SpillConfig { after: AFTER, ..SpillConfig::new(slow) };
+    let producer =
+        Producer::start_spilling(config(&kafka.bootstrap()), settings, &Handle::current()).unwrap();
+    held.set(true);
+    kafka.faults().up(1).await.unwrap();
+    until("somebody reads", || held.waiting.load(Ordering::SeqCst) > 0).await;
+    producer.close(Instant::now() + Duration::from_millis(100)).await;
+    held.set(false);
+    until("nothing is held in memory", || {
+        held.waiting.load(Ordering::SeqCst) == 0 && producer.status().held_bytes == 0
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let status = producer.status();
+    assert_eq!((status.held_bytes, status.records.lost, status.records.held), (0, 0, 300), "{status:#?}");
+    check_counts(&status);
+    drop(producer);
     let producer = spilling(config(&kafka.bootstrap()), &disk.after_kill());
     drained(&producer).await;
     assert_eq!(stream.check(&kafka), 0);

@@ -103,7 +103,7 @@ fn allow(kafka: &RealKafka, change: &str, operation: &str) {
     if change == "--remove" {
         args.push("--force");
     }
-    kafka.tool("kafka.admin.AclCommand", &args).unwrap();
+    kafka.tool("org.apache.kafka.tools.AclCommand", &args).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
