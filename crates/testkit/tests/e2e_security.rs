@@ -159,6 +159,81 @@ async fn f23_new_certificates_on_both_sides_are_taken_without_a_restart() {
     assert_eq!(found, device.sent, "once, in order");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_reads_over_tls_and_takes_new_certificates_without_a_restart() {
+    let files = Files::new();
+    let old = Authority::new();
+    files.write_server(&old);
+    files.write_client(&old);
+    let (own, keys) = (files.clone(), files.tls().replace("NAME", "main"));
+    let (kafka, broker) = blocking(move || {
+        let kafka = start_kafka(&own);
+        kafka.create_topic("commands", 1, &[]).unwrap();
+        let bootstrap = kafka.listener("TLS").unwrap();
+        let config = format!(
+            "[kafka.main]\nbootstrap = [\"{bootstrap}\"]\n{keys}\n\
+             [[rules]]\nid = \"none\"\nsql = 'SELECT * FROM \"unused\"'\noutputs = [{{ topic = \"{TOPIC}\" }}]\n\
+             [[sources]]\nid = \"commands\"\ntopics = [\"commands\"]\ngroup = \"plant\"\n\
+             mqtt_topic = \"commands/${{key}}\"\n"
+        );
+        (kafka, Launch::new(config).start().expect("the broker starts"))
+    })
+    .await;
+    let options = MqttOptions::new("subscriber", "127.0.0.1", broker.mqtt().port());
+    let (client, mut events) = AsyncClient::new(options, 10);
+    client.subscribe("commands/#", QoS::AtLeastOnce).await.unwrap();
+    wait_for(&mut events, |packet| matches!(packet, Packet::SubAck(_))).await;
+    let kafka = append(kafka, 0..100).await;
+    for number in 0..100 {
+        assert_eq!(next_command(&mut events).await, number.to_string());
+    }
+
+    let new = Authority::new();
+    files.write_server(&new);
+    let kafka = blocking(move || {
+        kafka.kill().unwrap();
+        kafka.restart().unwrap();
+        kafka
+    })
+    .await;
+    said(&broker, "the node's certificate is refused", 2 * NOTICE).await;
+    let _kafka = append(kafka, 100..200).await;
+    files.write_client(&new);
+    // What was not committed may come again.
+    let mut expected = 100;
+    while expected < 200 {
+        let number: u32 = next_command(&mut events).await.parse().unwrap();
+        assert!(number <= expected, "{number} came before {expected}");
+        expected = expected.max(number + 1);
+    }
+}
+
+/// Appends numbers as Kafka's own producer does.
+async fn append(kafka: RealKafka, numbers: std::ops::Range<u32>) -> RealKafka {
+    blocking(move || {
+        kafka.append("commands", numbers.map(|number| ("k".to_owned(), number.to_string()))).unwrap();
+        kafka
+    })
+    .await
+}
+
+/// The next payload that a subscriber gets.
+async fn next_command(events: &mut EventLoop) -> String {
+    let packet = wait_for(events, |packet| matches!(packet, Packet::Publish(_))).await;
+    let Packet::Publish(publish) = packet else { unreachable!("it was looked for") };
+    assert_eq!(publish.topic, "commands/k");
+    String::from_utf8(publish.payload.to_vec()).unwrap()
+}
+
+async fn wait_for(events: &mut EventLoop, is: impl Fn(&Packet) -> bool) -> Packet {
+    loop {
+        match timeout(PATIENCE, events.poll()).await.expect("it comes in time").unwrap() {
+            Event::Incoming(packet) if is(&packet) => return packet,
+            _ => {}
+        }
+    }
+}
+
 /// A Kafka with a listener for passwords and tokens, and one for certificates.
 fn start_kafka(files: &Files) -> RealKafka {
     const SASL: &str = "listener.name.sasl";

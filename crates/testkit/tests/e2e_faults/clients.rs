@@ -1,24 +1,27 @@
 //! The last hop: a device whose connection breaks between its message and the answer.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tidegate_testkit::devices::{Fleet, QoS};
+use tidegate_codec::{Connect, ConnectProperties, Packet, PacketId, PubAck, Publish, QoS, Version};
+use tidegate_testkit::devices::Fleet;
+use tidegate_testkit::ledger::{Ledger, Payload};
+use tidegate_testkit::mqtt::{Peer, PeerError};
 use tidegate_testkit::proxy::Proxy;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::scene::{Duplicates, Random, Scene, Stage};
 
-/// A row in which all connections of devices break again and again.
-async fn break_connections(
-    scene: &mut Scene,
-    fleet: Fleet,
-    fault: &str,
-    allowed: impl Fn(u64) -> Duplicates,
-) {
+/// How long a device at QoS 2 hopes for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Breaks all connections through a proxy again and again, and returns how often.
+async fn break_connections(proxy: &Proxy) -> u64 {
     let mut random = Random::new();
-    let proxy = Proxy::start().await.unwrap();
-    proxy.lead_to(scene.broker.lock().mqtt());
-    let devices = Fleet { reconnects: true, ..fleet }.start(proxy.address(), &scene.ledger);
     sleep(Duration::from_secs(2)).await;
     let begun = Instant::now();
     let mut cuts = 0;
@@ -27,24 +30,103 @@ async fn break_connections(
         cuts += 1;
         sleep(random.millis(200, 1500)).await;
     }
-    scene.end(fault, devices, allowed(cuts)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f36_devices_lose_their_connections_at_qos_2() {
-    let mut scene = Scene::new(Stage::default()).await;
-    let fault = "F36 devices lose their connections, QoS 2 (15 s)";
-    // One message of a device at a time: rumqttc sends those of QoS 2 again by their identifiers, and not in their order.
-    let fleet = Fleet { qos: QoS::ExactlyOnce, window: 1, devices: 200, ..Fleet::default() };
-    break_connections(&mut scene, fleet, fault, |_| Duplicates::None).await;
+    cuts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f36_devices_lose_their_connections_at_qos_1() {
     let mut scene = Scene::new(Stage::default()).await;
-    let fault = "F36 devices lose their connections, QoS 1 (15 s)";
-    let fleet = Fleet::default();
+    let proxy = Proxy::start().await.unwrap();
+    proxy.lead_to(scene.broker.lock().mqtt());
+    let fleet = Fleet { reconnects: true, ..Fleet::default() };
     let window = u64::from(fleet.devices) * u64::from(fleet.window);
+    let devices = fleet.start(proxy.address(), &scene.ledger);
+    let cuts = break_connections(&proxy).await;
     // What a device sends again for want of an answer, marked as such, nobody can tell from another message.
-    break_connections(&mut scene, fleet, fault, |cuts| Duplicates::AtMost(cuts * window)).await;
+    let allowed = Duplicates::AtMost(cuts * window);
+    scene.end("F36 devices lose their connections, QoS 1 (15 s)", devices, allowed).await;
+}
+
+/// The devices are our own: rumqttc takes a packet identifier for a new message while the old one waits for its PUBCOMP.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f36_devices_lose_their_connections_at_qos_2() {
+    let mut scene = Scene::new(Stage::default()).await;
+    let proxy = Proxy::start().await.unwrap();
+    proxy.lead_to(scene.broker.lock().mqtt());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut devices = JoinSet::new();
+    for number in 0..50 {
+        let (ledger, stop) = (Arc::clone(&scene.ledger), Arc::clone(&stop));
+        devices.spawn(exactly_once(format!("device-{number:05}"), proxy.address(), ledger, stop));
+    }
+    let cuts = break_connections(&proxy).await;
+    // The end has a fleet to wait for: one that does nothing.
+    let nobody = scene.devices(Fleet { devices: 0, ..Fleet::default() });
+    stop.store(true, Ordering::Relaxed);
+    devices.join_all().await;
+    let fault = format!("F36 devices lose their connections {cuts} times, QoS 2 (15 s)");
+    scene.end(&fault, nobody, Duplicates::None).await;
+}
+
+/// A device that sends one message after the other at QoS 2, whatever happens to its connection.
+async fn exactly_once(name: String, broker: SocketAddr, ledger: Arc<Ledger>, stop: Arc<AtomicBool>) {
+    let mut peer = connect(&name, broker).await;
+    let mut seq = 0;
+    while !stop.load(Ordering::Relaxed) {
+        ledger.sent(&name, seq);
+        let payload = Payload { publisher: name.clone(), seq, sent_ns: 0 }.encode(1024);
+        let mut step = Step::Publish { dup: false };
+        while hand_over(&mut peer, &name, seq, &payload, &mut step).await.is_err() {
+            peer = connect(&name, broker).await;
+        }
+        ledger.acknowledged(&name, seq);
+        seq += 1;
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Where a device is with its message.
+enum Step {
+    Publish { dup: bool },
+    Release,
+}
+
+async fn hand_over(
+    peer: &mut Peer<TcpStream>,
+    name: &str,
+    seq: u64,
+    payload: &[u8],
+    step: &mut Step,
+) -> Result<(), PeerError> {
+    let id = PacketId::new((seq % 60_000 + 1) as u16).unwrap();
+    if let Step::Publish { dup } = *step {
+        let (topic, qos, packet_id) = (format!("t/{name}"), QoS::ExactlyOnce, Some(id));
+        let message = Publish { dup, qos, topic: &topic, packet_id, payload, ..Publish::default() };
+        *step = Step::Publish { dup: true };
+        peer.send(&Packet::Publish(message)).await?;
+        while !matches!(peer.receive().await?, Packet::PubRec(ack) if ack.packet_id == id) {}
+        *step = Step::Release;
+    }
+    peer.send(&Packet::PubRel(PubAck::new(id))).await?;
+    while !matches!(peer.receive().await?, Packet::PubComp(ack) if ack.packet_id == id) {}
+    Ok(())
+}
+
+/// Connects with the session that there is, as often as it takes.
+async fn connect(name: &str, broker: SocketAddr) -> Peer<TcpStream> {
+    loop {
+        let attempt = async {
+            let mut peer = Peer::dial(broker, Version::V5).await?;
+            peer.set_patience(PATIENCE);
+            let properties =
+                ConnectProperties { session_expiry_interval: Some(3600), ..ConnectProperties::default() };
+            let connect = Connect { clean_start: false, properties, ..Connect::new(Version::V5, name) };
+            peer.connect(connect).await?;
+            Ok::<_, PeerError>(peer)
+        };
+        if let Ok(peer) = attempt.await {
+            return peer;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
 }

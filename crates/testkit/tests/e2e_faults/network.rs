@@ -1,6 +1,7 @@
 //! The network between the broker and Kafka: slow, silent, broken, or leading elsewhere.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -158,4 +159,45 @@ async fn f21_the_name_of_kafka_leads_elsewhere_or_nowhere() {
     new.set(Weather::default());
     scene.end("F21 Kafka's name moves, and is unknown for 5 s", devices, Duplicates::None).await;
     let _ = fs::remove_dir_all(&folder);
+}
+
+/// A network of its own whose loopback loses packets, which needs root, and nft of Debian's package nftables.
+#[test]
+fn f18_packets_lost() {
+    let own = std::env::current_exe().unwrap();
+    let run = "ip link set lo up && nft list ruleset && exec \"$@\"";
+    let inner = ["--ignored", "--exact", "--nocapture", "network::in_a_network_that_loses_packets"];
+    let status = Command::new("unshare").args(["-n", "sh", "-c", run, "sh"]).arg(own).args(inner).status();
+    match status.unwrap().code() {
+        Some(0) => {}
+        // A test that fails ends with 101.
+        Some(101) => panic!("the row failed"),
+        other => eprintln!("not run: F18, there is no network of its own with nft here ({other:?})"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "f18_packets_lost runs it in a network of its own"]
+async fn in_a_network_that_loses_packets() {
+    fn nft(rules: &str) {
+        let status = Command::new("nft").arg(rules).status().unwrap();
+        assert!(status.success(), "{rules}");
+    }
+    let mut scene = Scene::new(Stage::default()).await;
+    let port = scene.kafka(|kafka| kafka.bootstrap().rsplit(':').next().unwrap().to_owned()).await;
+    let devices = scene.devices(Fleet::default());
+    sleep(Duration::from_secs(2)).await;
+    nft("add table inet loss; add chain inet loss input { type filter hook input priority 0; }");
+    for percent in [1, 5, 20] {
+        let lose = format!("numgen random mod 100 < {percent} drop");
+        nft(&format!(
+            "flush chain inet loss input; \
+             add rule inet loss input tcp dport {port} {lose}; add rule inet loss input tcp sport {port} {lose}"
+        ));
+        sleep(Duration::from_secs(10)).await;
+    }
+    nft("delete table inet loss");
+    scene
+        .end("F18 1 %, 5 % and 20 % of packets to and from Kafka lost (30 s)", devices, Duplicates::None)
+        .await;
 }

@@ -74,11 +74,11 @@ pub(crate) struct Scene {
     pub(crate) nodes: Arc<Vec<RealKafka>>,
     pub(crate) proxy: Option<Arc<Proxy>>,
     pub(crate) ledger: Arc<Ledger>,
+    /// Whether each message of the ledger is offered to the sink once: nobody sends any again.
+    is_exactly_offered: bool,
     /// Messages for the same rule that are in another ledger.
     pub(crate) other_messages: u64,
     peak_bytes: u64,
-    /// Whether the broker was killed: its counts began anew then.
-    was_killed: bool,
 }
 
 /// Who may be there twice.
@@ -126,9 +126,9 @@ impl Scene {
             nodes: Arc::new(nodes),
             proxy,
             ledger: Arc::default(),
+            is_exactly_offered: true,
             other_messages: 0,
             peak_bytes: 0,
-            was_killed: false,
         }
     }
 
@@ -148,7 +148,7 @@ impl Scene {
     /// Kills the broker and starts it again.
     pub(crate) async fn restart_broker(&mut self) {
         self.look_at_memory();
-        self.was_killed = true;
+        self.is_exactly_offered = false;
         let broker = Arc::clone(&self.broker);
         blocking(move || broker.lock().restart().expect("the broker starts again")).await;
     }
@@ -227,7 +227,7 @@ impl Scene {
     ) {
         self.drained(fault).await;
         self.look_at_memory();
-        if !self.was_killed && acknowledged.broken == 0 {
+        if self.is_exactly_offered && acknowledged.broken == 0 {
             let offered = self.count("tidegate_sink_records_offered_total");
             let sent = self.ledger.sent_count() + self.other_messages;
             assert_eq!(offered, sent, "{fault}: each message is offered once");
