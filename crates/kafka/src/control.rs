@@ -247,7 +247,7 @@ impl ControlTask {
                 UNKNOWN_TOPIC_OR_PARTITION => {
                     missing.push(Arc::clone(topic));
                     topic.hold();
-                    if topic.is_settled() { Learned::Unserved } else { Learned::Some }
+                    unknown(topic)
                 }
                 INVALID_TOPIC => {
                     self.refuse(topic);
@@ -255,7 +255,7 @@ impl ControlTask {
                 }
                 _ => {
                     self.shared.meter.problem(Part::Topic(Arc::clone(&topic.name)), &error_name(code));
-                    Learned::Some
+                    unknown(topic)
                 }
             });
         }
@@ -291,7 +291,7 @@ impl ControlTask {
         let Some(count) = usize::try_from(count).ok().filter(|&count| count > 0 && count <= MAX_PARTITIONS)
         else {
             self.shared.meter.problem(part, "it has no partitions");
-            return Learned::Some;
+            return unknown(topic);
         };
         let mut leaders = vec![None; count];
         for partition in &found.partitions {
@@ -351,6 +351,11 @@ impl ControlTask {
         }
         Ok(())
     }
+}
+
+/// What an answer teaches that does not say which partitions a topic has.
+fn unknown(topic: &Topic) -> Learned {
+    if topic.is_settled() { Learned::Unserved } else { Learned::Some }
 }
 
 /// Partitions of one topic that are believed.

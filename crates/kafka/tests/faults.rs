@@ -267,6 +267,23 @@ async fn a_topic_that_is_gone_for_a_while_keeps_its_records() {
 }
 
 #[tokio::test]
+async fn a_topic_that_was_gone_is_asked_about_until_kafka_says_what_it_is() {
+    let (kafka, producer, mut stream) = setup(1, 2).await;
+    stream.offer(&producer, 50).await;
+    stream.settled(&producer).await;
+    kafka.faults().inject(On::api(ApiKey::Produce), Effect::Error(ErrorCode(3)));
+    // Metadata does not say that it is missing, and nothing about its partitions.
+    kafka.faults().forbid_topic("t");
+    stream.offer(&producer, 50).await;
+    until("it waits", || matches!(producer.status().state, State::Waiting(_))).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    kafka.faults().clear();
+    kafka.faults().restore_topic("t");
+    stream.settled(&producer).await;
+    assert_eq!(stream.check(&kafka), 0);
+}
+
+#[tokio::test]
 async fn publishers_that_interleave_in_a_batch_are_each_told_once_and_in_order() {
     #[derive(Default)]
     struct Calls(Mutex<Vec<Vec<u64>>>);
