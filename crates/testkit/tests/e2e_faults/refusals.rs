@@ -56,7 +56,9 @@ async fn f7_records_too_large_become_dead_letters() {
     scene.other_messages = large.sent_count();
     scene.end("F7 100 records of 2000 bytes where 1000 are allowed", devices, Duplicates::None).await;
     let letters = scene.kafka(move |kafka| verify(kafka, "letters", &large)).await;
-    assert!(letters.is_exact() && letters.found == 100, "{letters}");
+    // Each once; a batch that is alone sooner overtakes one that has to be halved more often.
+    let wrong = [letters.loss, letters.phantom, letters.duplicates, letters.corrupt];
+    assert_eq!((wrong, letters.found), ([0; 4], 100), "{letters}");
     assert!((scene.metric("tidegate_sink_records_dead_lettered_total") - 100.0).abs() < 0.5);
 }
 
