@@ -1,5 +1,6 @@
 //! The `tidegate` broker: configuration, command line, runtime, signals and logging around the library crates.
 
+mod alarms;
 mod authentication;
 mod cli;
 mod config;

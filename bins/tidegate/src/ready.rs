@@ -31,6 +31,52 @@ impl Watched {
         let sinks = self.producers.iter().map(|(name, producer)| (name.as_str(), producer.status()));
         Readiness::of(sinks, self.store.status().failure)
     }
+
+    /// Everything that somebody should look at, which is more than what keeps messages from being safe.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let failure = self.store.status().failure;
+        let of_store = |message| Problem { sink: None, part: "store".to_owned(), message };
+        let of_sinks = self.producers.iter().flat_map(|(name, p)| Problem::of_sink(name, &p.status()));
+        failure.map(of_store).into_iter().chain(of_sinks).collect()
+    }
+}
+
+/// Something that is wrong with a sink or the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// The sink that has it; `None` of the store.
+    pub(crate) sink: Option<String>,
+    /// Which part of it, as `topic readings`.
+    pub(crate) part: String,
+    pub(crate) message: String,
+}
+
+impl Problem {
+    /// The same as long as the cause is.
+    pub(crate) fn name(&self) -> String {
+        match &self.sink {
+            Some(sink) => format!("sink {sink}: {}", self.part),
+            None => self.part.clone(),
+        }
+    }
+
+    fn of_sink(sink: &str, status: &Status) -> Vec<Self> {
+        let problem = |part: &str, message: &str| Self {
+            sink: Some(sink.to_owned()),
+            part: part.to_owned(),
+            message: message.to_owned(),
+        };
+        let mut problems: Vec<_> = match status.state {
+            State::Closed => Vec::new(),
+            State::Up | State::Connecting | State::Waiting(_) => {
+                status.problems.iter().map(|(part, why)| problem(part, why)).collect()
+            }
+        };
+        problems.extend(status.warnings.iter().map(|(part, why)| problem(part, why)));
+        let spill = status.spill.as_ref().and_then(|spill| spill.problem.as_deref());
+        problems.extend(spill.map(|why| problem("spill", why)));
+        problems
+    }
 }
 
 impl Readiness {

@@ -24,7 +24,7 @@ use crate::rules::{CompiledRules, Destination};
 use crate::sinks::SinkCollector;
 use crate::sources::{CompiledSources, Sources};
 use crate::store::StoreCollector;
-use crate::{Failure, http, logging, prepare, print_line, sinks, store};
+use crate::{Failure, alarms, http, logging, prepare, print_line, sinks, store};
 
 /// Runs the broker until SIGTERM or SIGINT.
 pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
@@ -109,6 +109,7 @@ async fn serve(
     let sources = sources.start(&settings, log.as_deref(), &broker)?;
     registry.register(Box::new(sources.collector())).map_err(|error| format!("error: metrics: {error}"))?;
     let watched = Watched { producers: producers.clone(), store };
+    tokio::spawn(alarms::watch(watched.clone(), broker.clone()));
     tokio::spawn(http::serve(http_listener, registry, watched));
     let max_packet_bytes = settings.mqtt.max_packet_size.as_usize();
     for (listener, named) in listeners.into_iter().zip(settings.listeners.values()) {

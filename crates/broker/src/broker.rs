@@ -404,6 +404,7 @@ impl Core {
         let taken = self.fanout.deliver(&outgoing, &mut message, now, &self.metrics);
         work.commit = work.commit.max(taken.commit);
         self.metrics.delivered.inc_by(taken.clients as u64);
+        self.tell_all_lost(origin, taken.lost, work);
         if taken.clients == 0 && !lineage.is_quiet && self.wants(EventKind::MessageDropped) {
             self.tell_dropped(origin, publish, work);
         }

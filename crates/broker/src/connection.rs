@@ -14,7 +14,7 @@ use tidegate_codec::{
     DecodeError, Decoded, Decoder, Packet, QoS, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version,
 };
 use tidegate_rules::EventKind;
-use tidegate_session::{Ended, Input, Session, Token, Violation};
+use tidegate_session::{Delivered, Ended, Input, Session, Token, Violation};
 use tidegate_sink::{Outcome, Settle};
 use tidegate_store::{Commit, Waiting};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -24,7 +24,7 @@ use crate::authentication::{AuthenticatingClient, AuthenticationMethod};
 use crate::broker::{Core, OpenConnection, now};
 use crate::config::ListenerOptions;
 use crate::entry::{Entry, Kick, open_letter};
-use crate::events::{About, Conversation};
+use crate::events::{About, Conversation, LostReason};
 use crate::listener::Peer;
 use crate::opening::{Opened, Unopened, open};
 use crate::output::{Output, Unsent};
@@ -374,6 +374,10 @@ where
             }
         }
         self.core.metrics.count_drops(self.session.take_dropped());
+        for (message, reason) in self.session.take_lost() {
+            let reason = LostReason::Session(reason);
+            self.core.tell_lost(&self.about(), &message, reason, &mut work.rules);
+        }
     }
 
     /// Answers for what sinks have settled.
@@ -411,8 +415,10 @@ where
         for letter in deliveries.drain(..) {
             let message = is_told.then(|| Arc::clone(&letter.1.message));
             let delivered = open_letter(&mut self.session, letter, now, &mut work.out);
-            if let Some(message) = message {
-                self.core.tell_delivery(&self.about(), &message, delivered, &mut work.rules);
+            if let Some(message) = message
+                && matches!(delivered, Delivered::Sent | Delivered::Queued)
+            {
+                self.core.tell_delivered(&self.about(), &message, &mut work.rules);
             }
             if result.is_ok() && work.out.len() > self.core.config.write_high_water_bytes {
                 result = self.poll_write(cx, work);

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidegate_codec::{QoS, ReasonCode};
 use tidegate_session::{
-    Change, Delivered, Delivery, DeliveryNumber, DueWill, Message, Session, Start, Token,
+    Change, Delivered, Delivery, DeliveryNumber, DropReason, DueWill, Message, Session, Start, Token,
 };
 use tidegate_sink::{Outcome, Settle, Settled};
 use tidegate_store::{Commit, SessionKey, Store};
@@ -292,6 +292,14 @@ impl Entry {
             waker.wake();
         }
         Posted::Taken(commit)
+    }
+
+    /// What the session of a client that is away has dropped; a connection that owns it asks it itself.
+    pub(crate) fn take_lost(&self) -> Vec<(Arc<Message>, DropReason)> {
+        match &mut *self.slot.lock() {
+            Slot::Offline(rest) => rest.session.take_lost(),
+            Slot::Online(_) | Slot::Gone => Vec::new(),
+        }
     }
 
     /// Puts a delivery that must not be lost into the store before the publisher is answered: the task of the

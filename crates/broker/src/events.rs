@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use tidegate_codec::{Connect, Publish, QoS, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version};
 use tidegate_rules::{Connection, Details, Event, EventKind, Property, Value};
-use tidegate_session::{Delivered, DropReason, Message, Session};
+use tidegate_session::{DropReason, Message, Session};
 
 use crate::broker::{Core, now, wall_clock_ms};
+use crate::entry::Entry;
 use crate::listener::Peer;
 use crate::mount::Mountpoint;
 use crate::pipeline::{MessageProperties, Origin};
@@ -23,6 +24,45 @@ pub(crate) struct About<'a> {
     pub(crate) username: Option<&'a str>,
     pub(crate) peer: Peer,
     pub(crate) mount: Option<&'a Mountpoint>,
+}
+
+/// A message that a subscriber does not get.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) message: Arc<Message>,
+    pub(crate) reason: LostReason,
+}
+
+/// Why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LostReason {
+    /// Its session dropped it.
+    Session(DropReason),
+    /// The client published it itself, and its subscription says No Local.
+    NoLocal,
+    /// Its connection is behind with what it was left.
+    MailboxFull,
+}
+
+impl LostReason {
+    /// EMQX's names where it has them.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Session(DropReason::QueueFull) | Self::MailboxFull => "queue_full",
+            Self::Session(DropReason::Expired) => "expired",
+            Self::Session(DropReason::TooLarge) => "too_large",
+            Self::Session(DropReason::Offline | DropReason::Congested) => "qos0_msg",
+            Self::Session(_) => "other",
+            Self::NoLocal => "no_local",
+        }
+    }
+}
+
+impl About<'_> {
+    fn connection(&self, connection: Connection<'static>) -> Connection<'static> {
+        Connection { local: self.peer.local, ..connection }
+    }
 }
 
 /// What a conversation says of itself.
@@ -87,7 +127,7 @@ impl Core {
         self.tell_checked(about, ReasonCode::Success, !has_proven);
         self.tell_connack(about, connect, ReasonCode::Success);
         if self.wants(EventKind::ClientConnected) {
-            let details = Details::Connection(opening(connect));
+            let details = Details::Connection(about.connection(opening(connect)));
             let properties = users(&connect.properties.user_properties);
             self.tell(EventKind::ClientConnected, about, details, &mut RuleWork::default(), |event| {
                 event.properties = Some(&properties);
@@ -107,7 +147,8 @@ impl Core {
     /// Tells how a CONNECT is answered.
     pub(crate) fn tell_connack(&self, about: &About<'_>, connect: &Connect<'_>, reason: ReasonCode) {
         if self.wants(EventKind::ClientConnack) {
-            let details = Details::Connack { connection: opening(connect), reason_code: &name_of(reason) };
+            let connection = about.connection(opening(connect));
+            let details = Details::Connack { connection, reason_code: &name_of(reason) };
             let properties = users(&connect.properties.user_properties);
             self.tell(EventKind::ClientConnack, about, details, &mut RuleWork::default(), |event| {
                 event.properties = Some(&properties);
@@ -125,8 +166,8 @@ impl Core {
     ) {
         if self.wants(EventKind::ClientDisconnected) {
             let disconnected_at_ms = wall_clock_ms();
-            let details =
-                Details::Disconnected { connection: conversation.details(), reason, disconnected_at_ms };
+            let connection = about.connection(conversation.details());
+            let details = Details::Disconnected { connection, reason, disconnected_at_ms };
             let properties = last_words.map(users).unwrap_or_default();
             self.tell(EventKind::ClientDisconnected, about, details, &mut RuleWork::default(), |event| {
                 event.properties = Some(&properties);
@@ -136,7 +177,7 @@ impl Core {
 
     /// Tells of a PINGREQ.
     pub(crate) fn tell_ping(&self, about: &About<'_>, conversation: Conversation, work: &mut RuleWork) {
-        let details = Details::Connection(conversation.details());
+        let details = Details::Connection(about.connection(conversation.details()));
         self.tell(EventKind::ClientPing, about, details, work, |_| {});
     }
 
@@ -213,34 +254,49 @@ impl Core {
         kinds.into_iter().any(|kind| self.wants(kind))
     }
 
-    /// Tells what became of a message for a client that is online.
-    pub(crate) fn tell_delivery(
+    /// Tells that a client that is online got a message, on its way or into its queue.
+    pub(crate) fn tell_delivered(&self, about: &About<'_>, message: &Arc<Message>, work: &mut RuleWork) {
+        let Some(publisher) = message.publisher().filter(|_| self.wants(EventKind::MessageDelivered)) else {
+            return;
+        };
+        let details = Details::Delivery {
+            from_client_id: &publisher.client_id,
+            from_username: publisher.username.as_deref(),
+            ack_properties: None,
+        };
+        self.tell_message(EventKind::MessageDelivered, about, details, message, work);
+    }
+
+    /// Tells that a client does not get a message that it subscribes to.
+    pub(crate) fn tell_lost(
         &self,
         about: &About<'_>,
         message: &Arc<Message>,
-        delivered: Delivered,
+        reason: LostReason,
         work: &mut RuleWork,
     ) {
-        let Some(publisher) = message.publisher() else { return };
-        let (from_client_id, from_username) = (&*publisher.client_id, publisher.username.as_deref());
-        match delivered {
-            Delivered::Sent | Delivered::Queued if self.wants(EventKind::MessageDelivered) => {
-                let details = Details::Delivery { from_client_id, from_username, ack_properties: None };
-                self.tell_message(EventKind::MessageDelivered, about, details, message, work);
-            }
-            Delivered::Dropped(reason) if self.wants(EventKind::DeliveryDropped) => {
-                let reason = match reason {
-                    DropReason::QueueFull => "queue_full",
-                    DropReason::Expired => "expired",
-                    DropReason::TooLarge => "too_large",
-                    DropReason::Offline => "offline",
-                    DropReason::Congested => "congested",
-                    _ => "other",
-                };
-                let details = Details::DeliveryDropped { from_client_id, from_username, reason };
-                self.tell_message(EventKind::DeliveryDropped, about, details, message, work);
-            }
-            _ => {}
+        let Some(publisher) = message.publisher().filter(|_| self.wants(EventKind::DeliveryDropped)) else {
+            return;
+        };
+        let details = Details::DeliveryDropped {
+            from_client_id: &publisher.client_id,
+            from_username: publisher.username.as_deref(),
+            reason: reason.name(),
+        };
+        self.tell_message(EventKind::DeliveryDropped, about, details, message, work);
+    }
+
+    /// Tells what was lost on the way from a publisher to clients: those that are away, behind, or the publisher.
+    pub(crate) fn tell_all_lost(&self, origin: &Origin<'_>, lost: Vec<Lost>, work: &mut RuleWork) {
+        for Lost { entry, message, reason } in lost {
+            let is_publisher = reason == LostReason::NoLocal;
+            let about = About {
+                client_id: &entry.client_id,
+                username: origin.username.filter(|_| is_publisher),
+                peer: Peer { address: origin.peer.filter(|_| is_publisher), local: None },
+                mount: entry.mount.as_ref(),
+            };
+            self.tell_lost(&about, &message, reason, work);
         }
     }
 
@@ -264,7 +320,7 @@ impl Core {
 
     /// Tells that no subscriber wants a message. Rules may have taken it.
     pub(crate) fn tell_dropped(&self, origin: &Origin<'_>, publish: &Publish<'_>, work: &mut RuleWork) {
-        let peer = Peer { address: origin.peer };
+        let peer = Peer { address: origin.peer, local: None };
         let about =
             About { client_id: origin.client_id, username: origin.username, peer, mount: origin.mount };
         let properties = MessageProperties(&publish.properties);
@@ -306,6 +362,7 @@ fn opening(connect: &Connect<'_>) -> Connection<'static> {
     Connection {
         clean_start: connect.clean_start,
         expiry_interval_s: connect.properties.session_expiry_interval.unwrap_or(0),
+        receive_maximum: connect.properties.receive_maximum.map_or(u16::MAX, std::num::NonZeroU16::get),
         ..Conversation::of(connect).details()
     }
 }

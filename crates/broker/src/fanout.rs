@@ -13,6 +13,7 @@ use tidegate_store::Commit;
 use tidegate_topic::{SubscriptionTree, TopicName};
 
 use crate::entry::{Entry, Posted, Reach, Subscriber};
+use crate::events::{Lost, LostReason};
 use crate::metrics::Metrics;
 use crate::place::{Kind, Place};
 use crate::shared::{Group, Owed, Share, SharedStrategy};
@@ -66,6 +67,8 @@ impl Outgoing<'_> {
 struct Targets {
     clients: SmallVec<[(Arc<Entry>, Wanted); INLINE_TARGETS]>,
     groups: SmallVec<[Arc<Group>; 2]>,
+    /// The publisher, for each of its own subscriptions that says No Local, where somebody is told of it.
+    echoes: Vec<Arc<Entry>>,
 }
 
 impl Fanout {
@@ -184,6 +187,8 @@ impl Fanout {
         let publish = outgoing.publish;
         let message = message.get_or_insert_with(|| outgoing.message(now));
         let mut taken = deliver_to_clients(&mut targets.clients, message, publish.retain, now, metrics);
+        let echo = |entry| Lost { entry, message: Arc::clone(message), reason: LostReason::NoLocal };
+        taken.lost.extend(targets.echoes.into_iter().map(echo));
         for group in targets.groups {
             // The group must know when the member has dropped the message, so nobody else may hold this one.
             let own = if publish.qos == QoS::AtMostOnce || Arc::strong_count(message) == 1 {
@@ -227,6 +232,8 @@ impl Fanout {
                 && outgoing.entry.is_some_and(|origin| Arc::ptr_eq(origin, &subscriber.0));
             if !is_echo {
                 targets.clients.push((Arc::clone(&subscriber.0), *wanted));
+            } else if outgoing.publisher.is_some() {
+                targets.echoes.push(Arc::clone(&subscriber.0));
             }
         };
         subscriptions.plain.for_each_match(outgoing.topic, &mut visit);
@@ -238,7 +245,8 @@ impl Fanout {
                 .shared
                 .for_each_match(outgoing.topic, |_, group| targets.groups.push(Arc::clone(group)));
         }
-        (!targets.clients.is_empty() || !targets.groups.is_empty()).then_some(targets)
+        let has_any = !targets.clients.is_empty() || !targets.groups.is_empty() || !targets.echoes.is_empty();
+        has_any.then_some(targets)
     }
 }
 
@@ -249,6 +257,8 @@ pub(crate) struct Taken {
     pub(crate) clients: usize,
     /// What must be committed for the message to be safe with them.
     pub(crate) commit: Commit,
+    /// What clients do not get, where somebody is told of it.
+    pub(crate) lost: Vec<Lost>,
 }
 
 impl Taken {
@@ -295,10 +305,19 @@ fn deliver_to_clients(
             retain: retain && wanted().any(|wanted| wanted.options.retain_as_published),
             subscription_identifiers: wanted().filter_map(|wanted| wanted.identifier).collect(),
         };
-        match entry.deliver(delivery, Reach::Anywhere, now) {
+        let posted = entry.deliver(delivery, Reach::Anywhere, now);
+        match posted {
             Posted::Taken(commit) => taken.add(commit),
             Posted::MailboxFull => metrics.dropped.with_label_values(&["mailbox_full"]).inc(),
             Posted::Offline | Posted::Gone => {}
+        }
+        if message.publisher().is_some() {
+            let lose = |(message, reason)| Lost { entry: Arc::clone(entry), message, reason };
+            let of_session = |(message, reason)| lose((message, LostReason::Session(reason)));
+            taken.lost.extend(entry.take_lost().into_iter().map(of_session));
+            if posted == Posted::MailboxFull {
+                taken.lost.push(lose((Arc::clone(message), LostReason::MailboxFull)));
+            }
         }
     }
     taken

@@ -13,6 +13,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 pub struct Peer {
     /// The address of the peer, where there is one (an in-memory stream has none).
     pub address: Option<SocketAddr>,
+    /// The address that it connected to.
+    pub local: Option<SocketAddr>,
 }
 
 /// A source of connections.
@@ -75,6 +77,7 @@ impl Listener for Tcp {
         let (stream, address) = self.listener.accept().await?;
         // A peer that is already gone fails here; its connection task finds out by itself.
         let _ = stream.set_nodelay(true);
-        Ok((stream, Peer { address: Some(address) }))
+        let local = stream.local_addr().ok();
+        Ok((stream, Peer { address: Some(address), local }))
     }
 }

@@ -95,7 +95,7 @@ impl Listener for InMemory {
 
     async fn accept(&mut self) -> io::Result<(DuplexStream, PeerAddress)> {
         match self.0.recv().await {
-            Some(stream) => Ok((stream, PeerAddress { address: None })),
+            Some(stream) => Ok((stream, PeerAddress { address: None, local: None })),
             None => std::future::pending().await,
         }
     }

@@ -82,6 +82,7 @@ fn a_connection_tells_its_columns() {
         keep_alive_s: 60,
         clean_start: true,
         expiry_interval_s: 30,
+        receive_maximum: 20,
         is_bridge: false,
         connected_at_ms: 1000,
     };
@@ -119,7 +120,13 @@ fn access_control_subscriptions_deliveries_and_alarms_tell_their_columns() {
         (EventKind::SchemaValidationFailed, Details::Failed { by: "v1" }),
         (
             EventKind::AlarmDeactivated,
-            Details::Alarm { name: "disk", message: "full", activated_at_ms: 1, deactivated_at_ms: Some(2) },
+            Details::Alarm {
+                name: "disk",
+                message: "full",
+                details: &[("disk", "a")],
+                activated_at_ms: 1,
+                deactivated_at_ms: Some(2),
+            },
         ),
     ]
     .map(|(kind, details)| {

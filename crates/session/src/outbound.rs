@@ -141,8 +141,20 @@ pub(crate) struct Outbound {
     last_packet_id: u16,
     /// Messages ever numbered here.
     numbered: u64,
-    dropped: Dropped,
+    /// Nothing as long as nothing is dropped, which keeps an idle session small.
+    losses: Option<Box<Losses>>,
 }
+
+/// What was dropped since it was last asked for.
+#[derive(Debug, Default)]
+struct Losses {
+    counts: Dropped,
+    /// Those that know who published them.
+    told: Vec<(Arc<Message>, DropReason)>,
+}
+
+/// Lost messages that are kept to be told of; what is beyond is only counted.
+const MAX_LOST: usize = 1024;
 
 /// A message that has not been sent.
 #[derive(Debug)]
@@ -268,7 +280,16 @@ impl Outbound {
     }
 
     pub(crate) fn take_dropped(&mut self) -> Dropped {
-        std::mem::take(&mut self.dropped)
+        self.losses.as_mut().map_or_else(Dropped::default, |losses| std::mem::take(&mut losses.counts))
+    }
+
+    pub(crate) fn take_lost(&mut self) -> Vec<(Arc<Message>, DropReason)> {
+        let Some(losses) = &mut self.losses else { return Vec::new() };
+        let told = std::mem::take(&mut losses.told);
+        if losses.counts == Dropped::default() {
+            self.losses = None;
+        }
+        told
     }
 
     /// The message with that identifier that awaits PUBACK or PUBREC.
@@ -296,7 +317,7 @@ impl Outbound {
 
     /// Forgets all messages; their packet identifiers are free.
     pub(crate) fn clear(&mut self) {
-        *self = Self { dropped: self.dropped, ..Self::default() };
+        *self = Self { losses: self.losses.take(), ..Self::default() };
     }
 
     /// Takes over what an earlier life of the session had on its way.
@@ -332,6 +353,7 @@ impl Outbound {
     ) {
         // Those that wait for PUBCOMP count against the window as well: the client counts them.
         let mut open = self.in_flight.len() - self.to_repeat;
+        let mut too_large = Vec::new();
         self.in_flight.retain_mut(|message| match &mut message.stage {
             Stage::Released => {
                 if releases == Releases::Repeat {
@@ -351,12 +373,15 @@ impl Outbound {
                 if *on_link {
                     open += 1;
                 } else {
-                    self.dropped.count(DropReason::TooLarge);
+                    too_large.push(Arc::clone(&delivery.message));
                     changes.record(|| Change::Completed { packet_id: message.packet_id });
                 }
                 *on_link
             }
         });
+        for message in too_large {
+            self.lose(&message, DropReason::TooLarge);
+        }
     }
 
     fn drain(&mut self, link: &mut Link, now: Instant, out: &mut Vec<u8>, changes: &mut Changes) {
@@ -436,7 +461,15 @@ impl Outbound {
         if let Some(number) = pending.number {
             changes.record(|| Change::Dropped { number });
         }
-        self.dropped.count(reason)
+        self.lose(&pending.delivery.message, reason)
+    }
+
+    fn lose(&mut self, message: &Arc<Message>, reason: DropReason) -> Delivered {
+        let losses = self.losses.get_or_insert_default();
+        if message.publisher().is_some() && losses.told.len() < MAX_LOST {
+            losses.told.push((Arc::clone(message), reason));
+        }
+        losses.counts.count(reason)
     }
 
     /// Returns the next identifier that no message in flight has [MQTT5-2.2.1-4]. There is one: the window, at most

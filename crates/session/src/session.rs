@@ -15,8 +15,8 @@ use crate::connect::{self, SessionState, Welcome};
 use crate::farewell::{self, Ended, Expiry, Farewell};
 use crate::inbound::{Answer, Arrival, Received, Token};
 use crate::link::{Link, TooLarge};
-use crate::outbound::{Delivered, Delivery, Dropped, Outbound, Pending};
-use crate::{Change, DeliveryNumber, Limits, Violation};
+use crate::outbound::{Delivered, Delivery, DropReason, Dropped, Outbound, Pending};
+use crate::{Change, DeliveryNumber, Limits, Message, Violation};
 
 /// One MQTT conversation and what survives it: subscriptions, messages in flight both ways, and the queue.
 ///
@@ -389,6 +389,12 @@ impl Session {
     /// and those that were dropped after they had been queued.
     pub fn take_dropped(&mut self) -> Dropped {
         self.outbound.take_dropped()
+    }
+
+    /// Returns the messages dropped since the last call that [know who published them](Message::publisher), the first
+    /// 1024 of them, each with the reason.
+    pub fn take_lost(&mut self) -> Vec<(Arc<Message>, DropReason)> {
+        self.outbound.take_lost()
     }
 
     /// Takes note that bytes came from the client. Once for each read is enough.

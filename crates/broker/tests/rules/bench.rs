@@ -131,7 +131,13 @@ impl Listener for InMemory {
 
     async fn accept(&mut self) -> io::Result<(DuplexStream, PeerAddress)> {
         match self.0.recv().await {
-            Some(stream) => Ok((stream, PeerAddress { address: Some(([192, 0, 2, 7], 1234).into()) })),
+            Some(stream) => Ok((
+                stream,
+                PeerAddress {
+                    address: Some(([192, 0, 2, 7], 1234).into()),
+                    local: Some(([198, 51, 100, 1], 1883).into()),
+                },
+            )),
             None => std::future::pending().await,
         }
     }
@@ -169,6 +175,19 @@ impl Served {
         let mut client = Peer::new(ours, connect.version);
         assert_eq!(client.connect(connect).await.unwrap().reason, ReasonCode::Success);
         client
+    }
+
+    /// Returns when that many clients are online.
+    pub(crate) async fn online(&self, clients: i64) {
+        #[expect(clippy::cast_possible_truncation, reason = "a small whole number")]
+        let online = || {
+            let families = self.registry.gather();
+            let family = families.iter().find(|family| family.name() == "tidegate_sessions_online").unwrap();
+            family.get_metric()[0].get_gauge().get_value() as i64
+        };
+        while online() != clients {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The sum of a counter over those of its labels that have all these values.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tidegate_broker::{Config, DenyList, Republish, RuleBinding};
 use tidegate_codec::{
-    Connect, ConnectProperties, Packet, PacketId, PacketType, QoS, ReasonCode, UserProperties, Version,
+    Connect, ConnectProperties, Packet, PacketId, PacketType, Publish, QoS, ReasonCode, Subscribe,
+    SubscribeFilter, UserProperties, Version,
 };
 
 use crate::bench::{Hand, Served, header_of, into, is_silent, publish, rule, template, value_of};
@@ -184,20 +185,86 @@ async fn an_embedder_raises_events_of_its_own_such_as_alarms() {
     let served = Served::start(vec![listen(
         &hand,
         "$events/sys/alarm_activated",
-        "event, name, message, activated_at, node",
+        "event, name, message, details.sink AS sink, activated_at, node",
     )]);
     let details = Details::Alarm {
         name: "kafka_down",
         message: "no broker answers",
+        details: &[("sink", "main")],
         activated_at_ms: 5,
         deactivated_at_ms: None,
     };
     served.broker.raise(&Event::of(EventKind::AlarmActivated, "", details));
     served.broker.raise(&Event::of(EventKind::AlarmDeactivated, "", details));
-    let expected = r#"{"event":"alarm.activated","name":"kafka_down","message":"no broker answers","activated_at":5,"node":"tidegate"}"#;
+    let expected = r#"{"event":"alarm.activated","name":"kafka_down","message":"no broker answers","sink":"main","activated_at":5,"node":"tidegate"}"#;
     assert_eq!(hand.value().await, expected);
     assert_eq!(hand.len(), 0, "nobody asked for the other");
     let mut client = served.join("c").await;
     client.publish(9, "t", b"").await.unwrap();
     client.expect_ack(PacketType::PubAck, PacketId::new(9).unwrap().get()).await.unwrap();
+}
+
+/// The rule that passes on why deliveries are dropped.
+fn drops(hand: &Arc<Hand>) -> RuleBinding {
+    let columns = "clientid, from_clientid, payload, reason";
+    let mut listening = listen(hand, "$events/message/delivery_dropped", columns);
+    listening.outputs[0].value = Some(template("${.}"));
+    listening
+}
+
+fn drop_of(payload: &str, client: &str, reason: &str) -> String {
+    format!(r#"{{"clientid":"{client}","from_clientid":"writer","payload":"{payload}","reason":"{reason}"}}"#)
+}
+
+#[tokio::test]
+async fn what_a_client_that_is_away_loses_is_told_with_the_reason() {
+    let hand = Arc::new(Hand::default());
+    let served =
+        Served::with(|config| Arc::make_mut(&mut config.limits).max_queued_messages = 1, vec![drops(&hand)]);
+    let properties = ConnectProperties { session_expiry_interval: Some(60), ..ConnectProperties::default() };
+    let mut reader = served.connect(Connect { properties, ..Connect::new(Version::V5, "reader") }).await;
+    reader.subscribe(1, "t", QoS::AtLeastOnce).await.unwrap();
+    reader.ping().await.unwrap();
+    drop(reader);
+    let mut writer = served.join("writer").await;
+    served.online(1).await;
+    for (id, payload) in [(1, b"a"), (2, b"b")] {
+        assert_eq!(publish(&mut writer, id, "t", payload).await, ReasonCode::Success);
+    }
+    assert_eq!(hand.value().await, drop_of("a", "reader", "queue_full"), "the oldest goes");
+    let none = Publish { topic: "t", payload: b"c", ..Publish::default() };
+    writer.send(&Packet::Publish(none)).await.unwrap();
+    assert_eq!(hand.value().await, drop_of("c", "reader", "qos0_msg"));
+}
+
+#[tokio::test]
+async fn a_publisher_that_wants_none_of_its_own_is_told_of_what_it_does_not_get() {
+    let hand = Arc::new(Hand::default());
+    let served = Served::start(vec![drops(&hand)]);
+    let mut writer = served.join("writer").await;
+    let mut filter = SubscribeFilter::new("t", QoS::AtLeastOnce);
+    filter.options.no_local = true;
+    let subscribe = Subscribe {
+        packet_id: PacketId::new(1).unwrap(),
+        subscription_identifier: None,
+        user_properties: UserProperties::default(),
+        filters: vec![filter],
+    };
+    writer.send(&Packet::Subscribe(Box::new(subscribe))).await.unwrap();
+    assert!(matches!(writer.receive().await.unwrap(), Packet::SubAck(_)));
+    writer.publish(2, "t", b"x").await.unwrap();
+    assert_eq!(hand.value().await, drop_of("x", "writer", "no_local"));
+    assert_eq!(hand.len(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_is_told_with_both_its_addresses_and_what_it_takes_at_once() {
+    let hand = Arc::new(Hand::default());
+    let served =
+        Served::start(vec![listen(&hand, "$events/client_connected", "peername, sockname, receive_maximum")]);
+    let properties =
+        ConnectProperties { receive_maximum: std::num::NonZeroU16::new(7), ..ConnectProperties::default() };
+    let _client = served.connect(Connect { properties, ..Connect::new(Version::V5, "c") }).await;
+    let expected = r#"{"peername":"192.0.2.7:1234","sockname":"198.51.100.1:1883","receive_maximum":7}"#;
+    assert_eq!(hand.value().await, expected);
 }

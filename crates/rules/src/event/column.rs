@@ -44,6 +44,7 @@ columns! {
     Keepalive => "keepalive",
     CleanStart => "clean_start",
     ExpiryInterval => "expiry_interval",
+    ReceiveMaximum => "receive_maximum",
     IsBridge => "is_bridge",
     Mountpoint => "mountpoint",
     Topic => "topic",

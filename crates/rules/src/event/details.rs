@@ -21,6 +21,8 @@ pub struct Connection<'a> {
     pub clean_start: bool,
     /// Column `expiry_interval`, in seconds.
     pub expiry_interval_s: u32,
+    /// Column `receive_maximum`: how many QoS 1 and 2 messages the client takes at once.
+    pub receive_maximum: u16,
     /// Column `is_bridge`.
     pub is_bridge: bool,
     /// Column `connected_at`, in milliseconds since 1970.
@@ -104,6 +106,8 @@ pub enum Details<'a> {
         name: &'a str,
         /// Column `message`.
         message: &'a str,
+        /// Column `details`: names and values.
+        details: &'a [(&'a str, &'a str)],
         /// Column `activated_at`, in milliseconds since 1970.
         activated_at_ms: i64,
         /// Column `deactivated_at`, in milliseconds since 1970.
@@ -153,6 +157,9 @@ impl<'a> Details<'a> {
             (Self::Failed { by }, Column::Transformation | Column::Validation) => by.into(),
             (Self::Alarm { name, .. }, Column::Name) => name.into(),
             (Self::Alarm { message, .. }, Column::Message) => message.into(),
+            (Self::Alarm { details, .. }, Column::Details) => {
+                Value::map(details.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+            }
             (Self::Alarm { activated_at_ms, .. }, Column::ActivatedAt) => activated_at_ms.into(),
             (Self::Alarm { deactivated_at_ms: Some(at), .. }, Column::DeactivatedAt) => at.into(),
             _ => Value::Undefined,
@@ -168,6 +175,7 @@ fn of_connection<'a>(connection: &Connection<'a>, column: Column) -> Option<Valu
         Column::Keepalive => i64::from(connection.keep_alive_s).into(),
         Column::CleanStart => connection.clean_start.into(),
         Column::ExpiryInterval => i64::from(connection.expiry_interval_s).into(),
+        Column::ReceiveMaximum => i64::from(connection.receive_maximum).into(),
         Column::IsBridge => connection.is_bridge.into(),
         Column::ConnectedAt => connection.connected_at_ms.into(),
         _ => return None,

@@ -80,8 +80,14 @@ const MESSAGE: u64 = CLIENT
     ]);
 const CONNECTION: u64 = CLIENT
     | set(&[Column::SockName, Column::ProtoName, Column::ProtoVer, Column::Mountpoint, Column::IsBridge]);
-const SESSION: u64 =
-    CONNECTION | set(&[Column::Keepalive, Column::CleanStart, Column::ExpiryInterval, Column::ConnProps]);
+const SESSION: u64 = CONNECTION
+    | set(&[
+        Column::Keepalive,
+        Column::CleanStart,
+        Column::ExpiryInterval,
+        Column::ReceiveMaximum,
+        Column::ConnProps,
+    ]);
 const SENDER: u64 = set(&[Column::FromClientId, Column::FromUsername]);
 
 /// The columns of each kind by its number, which are asked for with every message.
