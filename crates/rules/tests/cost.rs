@@ -175,3 +175,24 @@ fn odd_arithmetic_is_an_error_and_not_a_panic() {
         );
     }
 }
+
+#[test]
+fn ten_rules_share_the_reading_of_what_is_nested_and_no_message_sees_another_ones() {
+    let rules: Vec<Rule> = (0..10)
+        .map(|n| Rule::compile("r", &format!("SELECT payload.a.b.v + {n} AS v, payload.a.w AS w FROM \"#\"")))
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let mut scratch = EvalScratch::default();
+    for (v, w) in [(1, 2), (3, 4)] {
+        let payload = format!(r#"{{"a": {{"b": {{"v": {v}}}, "w": {w}}}}}"#);
+        let event = Event::publish("t", "c", payload.as_bytes());
+        let mut evaluator = scratch.start(&event);
+        for (n, rule) in rules.iter().enumerate() {
+            let outcome = rule.evaluate(&mut evaluator).unwrap();
+            let mut row = Vec::new();
+            outcome.rows()[0].write_json(&mut row);
+            let expected = format!(r#"{{"v":{},"w":{w}}}"#, v + n);
+            assert_eq!(String::from_utf8(row).unwrap(), expected);
+        }
+    }
+}

@@ -1,10 +1,12 @@
 //! Running a program over one event.
 
+mod nested;
 mod read;
 mod rows;
 
 use std::borrow::Cow;
 
+use self::nested::Nested;
 use crate::diagnostic::Span;
 use crate::error::{EvalError, EvalErrorKind};
 use crate::event::Event;
@@ -24,8 +26,8 @@ const INLINE_ARGS: usize = 4;
 pub struct EvalScratch {
     /// Where the values of this message's payload are.
     payload: Level,
-    /// The same of an object or array inside it.
-    nested: Level,
+    /// The same of objects and arrays inside it.
+    nested: Nested,
     /// What functions keep from call to call.
     pub(crate) functions: State,
     limits: EvalLimits,
@@ -40,6 +42,7 @@ impl EvalScratch {
     /// Begins with a message. All rules that evaluate it share one reading of its payload, made when the first of
     /// them looks inside.
     pub fn start<'s, 'e>(&'s mut self, event: &'e Event<'e>) -> Evaluator<'s, 'e> {
+        self.nested.clear();
         Evaluator { event, scratch: self, payload: PayloadState::Unread }
     }
 }

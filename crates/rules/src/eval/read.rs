@@ -72,7 +72,7 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
         steps: &'r [ReadStep],
     ) -> Result<(Option<(Entry, &'r str, usize)>, &'r [ReadStep]), EvalErrorKind> {
         let EvalScratch { payload, nested, .. } = &mut *self.on.scratch;
-        let (mut level, mut entry, mut before) = (payload, root, 0);
+        let (mut level, mut entry, mut before) = (&*payload, root, 0);
         for (at, step) in steps.iter().enumerate() {
             let rest = &steps[at..];
             // A text may hold JSON itself: that is looked into as any other value.
@@ -82,9 +82,7 @@ impl<'e: 'r, 'r> Machine<'_, '_, 'e, 'r> {
             if at > 0 && entry.is_nested() {
                 let (part, start) = entry.part(text);
                 (text, before) = (part, before + start);
-                level = &mut *nested;
-                self.meter.scan(text.len())?;
-                level.read(text).map_err(|error| EvalErrorKind::NotJson(error.after(before)))?;
+                level = nested.level(before, text, &mut self.meter)?;
             }
             let found = match step {
                 ReadStep::Key(key) if entry.is_nested() => level.member(key, text),
