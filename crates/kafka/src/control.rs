@@ -308,7 +308,7 @@ impl ControlTask {
         if !was_known {
             debug!(topic = %topic.name, partitions = count, "topic known");
         }
-        if !topic.is_settled() {
+        if topic.is_shrinking() {
             self.shared
                 .meter
                 .problem(part, "it has fewer partitions than before: its records are given out anew");

@@ -316,6 +316,14 @@ impl Queue {
         self.replay.extend(batch);
     }
 
+    /// Takes in records that are older than all but what was put in front before; `in_log` says that they are in the spill
+    /// log until they are settled.
+    pub(crate) fn put_in_front(&mut self, batch: OpenBatch, in_log: bool) {
+        let mut batch = batch.seal();
+        batch.replayed = in_log;
+        self.replay.push_back(batch);
+    }
+
     /// Whether Kafka took something lately and nothing has failed since.
     fn is_healthy(&self, now: Instant, after: Duration) -> bool {
         self.proven && !self.failed && self.last_delivered.is_some_and(|at| at + after / 4 > now)
@@ -324,7 +332,8 @@ impl Queue {
     /// Whether there is something in memory that is in no log and waits too long, or failed.
     pub(crate) fn is_overdue(&self, now: Instant, after: Duration) -> bool {
         let late = |at: Instant| at + after <= now;
-        self.again.iter().any(|batch| !batch.is_spilled() && batch.refused.is_none())
+        let older = self.again.iter().chain(&self.replay);
+        older.into_iter().any(|batch| !batch.is_spilled() && batch.refused.is_none())
             || self.sealed.front().map(|batch| batch.opened).is_some_and(late)
             || self.open.as_ref().map(OpenBatch::opened).is_some_and(late)
     }

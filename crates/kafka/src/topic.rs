@@ -1,6 +1,6 @@
 //! One topic: its partitions, or the records that wait until they are known.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tidegate_sink::{Outcome, OwnedRecord, Record, Rejection};
 use crate::books::SourceId;
 use crate::partition::{Appended, Partition};
 use crate::producer::Shared;
-use crate::record_batch::{SealedBatch, Ticket, budget_bytes, for_each_record, unpacked};
+use crate::record_batch::{OpenBatch, SealedBatch, Ticket, budget_bytes, for_each_record, unpacked};
 use crate::spill::Spilled;
 use crate::status::{Meter, Part};
 use crate::when_full::{Dropped, drop_waiting};
@@ -135,10 +135,7 @@ impl Topic {
     ) -> Result<(), Ended> {
         let count = partitions.len() as u32;
         let sticky = self.sticky.load(Ordering::Relaxed);
-        let index = match record.partition {
-            Some(explicit) => explicit,
-            None => shared.config.partitioner.partition(record, count, sticky % count.max(1)) % count.max(1),
-        };
+        let index = Self::choose(shared, record, count, sticky);
         let Some(partition) = partitions.get(index as usize) else {
             return Err(Ended { ticket, outcome: Outcome::Rejected(Rejection::Invalid) });
         };
@@ -169,6 +166,13 @@ impl Topic {
             self.sticky.store((index + 1) % count, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// The partition of a record among `count`, which is not zero.
+    fn choose(shared: &Shared, record: &Record<'_>, count: u32, sticky: u32) -> u32 {
+        let count = count.max(1);
+        let by_partitioner = || shared.config.partitioner.partition(record, count, sticky % count) % count;
+        record.partition.unwrap_or_else(by_partitioner)
     }
 
     /// Whether its partitions are known, or there can be none.
@@ -241,6 +245,11 @@ impl Topic {
         ended
     }
 
+    /// Whether what its former partitions have is still to be taken over.
+    pub(crate) fn is_shrinking(&self) -> bool {
+        matches!(&*self.routes.read(), Routes::Unknown(pending) if !pending.retired.is_empty())
+    }
+
     /// Has everything wait that is for a topic which is gone, until it is known what it comes back as.
     pub(crate) fn hold(&self) {
         self.partitions().iter().for_each(|partition| partition.queue.lock().await_metadata());
@@ -283,14 +292,14 @@ impl Topic {
             let index = partition.index.unsigned_abs();
             let left = partition.queue.lock().take_everything();
             Meter::add(&shared.meter.possible_duplicates, left.unanswered as u64);
+            let mut first = Vec::new();
             for batch in left.first {
                 self.take_apart(shared, batch, |record, ticket| {
                     let partition = Self::rerouted(shared, record, (index, former), count);
-                    let record = Record { partition, ..*record };
-                    let routed = self.route(shared, &pending.partitions, &record, ticket);
-                    ended.extend(routed.err().map(|end| (OwnedRecord::from(&record), end)));
+                    first.push((OwnedRecord::from(record), partition, ticket));
                 });
             }
+            ended.extend(self.put_in_front(shared, &pending.partitions, first, false));
             older.extend(left.spilled);
             for batch in left.last {
                 let since = batch.opened;
@@ -303,12 +312,51 @@ impl Topic {
             }
             shared.meter.solved(&Part::Partition(Arc::clone(&self.name), partition.index));
         }
-        if older.is_empty() {
-            ended.extend(self.route_all(shared, &pending.partitions, between));
-        } else {
-            older.append(&mut pending.older);
-            between.append(&mut pending.between);
-            (pending.older, pending.between, pending.spilling) = (older, between, true);
+        older.append(&mut pending.older);
+        between.append(&mut pending.between);
+        pending.spilling |= !older.is_empty();
+        (pending.older, pending.between) = (older, between);
+        ended.extend(self.route_between(shared, pending));
+        ended
+    }
+
+    /// Gives records with their partitions to those, in front of all that they have but for what was put there before.
+    fn put_in_front(
+        &self,
+        shared: &Shared,
+        partitions: &[Arc<Partition>],
+        records: impl IntoIterator<Item = (OwnedRecord, Option<u32>, Ticket)>,
+        in_log: bool,
+    ) -> Vec<(OwnedRecord, Ended)> {
+        let mut ended = Vec::new();
+        let mut open: BTreeMap<u32, OpenBatch> = BTreeMap::new();
+        let (count, sticky) = (partitions.len() as u32, self.sticky.load(Ordering::Relaxed));
+        for (record, partition, ticket) in records {
+            let refused = record.with_borrowed(|record| {
+                let index = Self::choose(shared, &Record { partition, ..*record }, count, sticky);
+                let Some(partition) = partitions.get(index as usize) else { return Some(ticket) };
+                let full = |batch: &OpenBatch| batch.bytes() + ticket.charged > shared.config.batch_bytes;
+                if open.get(&index).is_some_and(full)
+                    && let Some(batch) = open.remove(&index)
+                {
+                    partition.queue.lock().put_in_front(batch, in_log);
+                }
+                open.entry(index).or_insert_with(|| shared.begin_batch()).push(record, ticket);
+                None
+            });
+            let outcome = Outcome::Rejected(Rejection::Invalid);
+            ended.extend(refused.map(|ticket| (record, Ended { ticket, outcome })));
+        }
+        for (index, batch) in open {
+            let Some(partition) = partitions.get(index as usize) else { continue };
+            let mut queue = partition.queue.lock();
+            queue.put_in_front(batch, in_log);
+            if let Some(owner) = queue.owner.clone() {
+                if !std::mem::replace(&mut queue.listed, true) {
+                    owner.list(Arc::clone(partition));
+                }
+                owner.wake();
+            }
         }
         ended
     }
@@ -318,8 +366,13 @@ impl Topic {
         if !pending.older.is_empty() {
             return Vec::new();
         }
-        let between = std::mem::take(&mut pending.between);
-        self.route_all(shared, &pending.partitions, between)
+        let between =
+            std::mem::take(&mut pending.between).into_iter().map(|Waiting { record, ticket, .. }| {
+                shared.budget.give_back(size_of::<Waiting>());
+                let partition = record.partition();
+                (record, partition, ticket)
+            });
+        self.put_in_front(shared, &pending.partitions, between, false)
     }
 
     fn route_all(
@@ -494,18 +547,20 @@ impl Topic {
         let from = if pending.reading_older { &mut pending.older } else { &mut pending.backlog };
         unread.rev().for_each(|spilled| from.push_front(spilled));
         let count = pending.partitions.len() as u32;
-        for (record, ticket) in records {
-            let routed = record.with_borrowed(|record| {
-                // A topic may have been made again with fewer partitions, by now or before this process began.
-                let partition = match (record.partition, pending.former) {
-                    (Some(index), Some(former)) => Self::rerouted(shared, record, (index, former), count),
-                    (index, _) => index.filter(|&index| index < count),
-                };
-                let record = Record { partition, ..*record };
-                self.route(shared, &pending.partitions, &record, ticket)
-            });
-            ended.extend(routed.err().map(|end| (record, end)));
-        }
+        let records = records.into_iter().map(|(record, ticket)| {
+            // A topic may have been made again with fewer partitions, by now or before this process began.
+            let partition = match (record.partition(), pending.former) {
+                (Some(index), Some(former)) => {
+                    record.with_borrowed(|record| Self::rerouted(shared, record, (index, former), count))
+                }
+                (index, _) => index.filter(|&index| index < count),
+            };
+            (record, partition, ticket)
+        });
+        // Known to be in the log: spilled again they would come behind what is newer, for a process that is killed and reads
+        // the log from its beginning.
+        let records: Vec<_> = records.collect();
+        ended.extend(self.put_in_front(shared, &pending.partitions, records, true));
         ended.extend(self.route_between(shared, pending));
         if pending.is_drained() {
             ended.extend(self.begin_routing(shared, &mut routes));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use support::{Stream, Told, check_counts, config, until};
 use tidegate_kafka::{AckPolicy, Config, Producer, SpillConfig, SpillStatus};
-use tidegate_minikafka::{ApiKey, Effect, MiniKafka, On};
+use tidegate_minikafka::{ApiKey, Effect, ErrorCode, MiniKafka, On};
 use tidegate_sink::{Feed, Offer, Outcome, Record};
 use tidegate_spill::sim::{Faults, SimDisk};
 use tidegate_spill::{Disk, DiskFile};
@@ -379,6 +379,43 @@ async fn what_is_being_read_back_when_the_producer_closes_stays_on_disk_and_hold
     let producer = spilling(config(&kafka.bootstrap()), &disk.after_kill());
     drained(&producer).await;
     assert_eq!(stream.check(&kafka), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_back_and_refused_stays_in_front_of_the_rest_of_the_log_over_a_kill() {
+    let (kafka, disk) = (kafka().await, SimDisk::new());
+    kafka.faults().down(1).await;
+    let mut stream = Stream::new("t");
+    stream.padding = 200;
+    let small = || Config { batch_bytes: 2000, budget_bytes: 200_000, ..config(&kafka.bootstrap()) };
+    {
+        let producer = spilling(small(), &disk);
+        stream.offer(&producer, 10_000).await;
+        stream.settled(&producer).await;
+    }
+    let disk = disk.after_kill();
+    kafka.faults().up(1).await.unwrap();
+    // It finds its partitions and reads a part of the log back, and Kafka takes none of it.
+    let refused =
+        kafka.faults().inject(On::api(ApiKey::Produce), Effect::Error(ErrorCode::NOT_ENOUGH_REPLICAS));
+    let producer = spilling(small(), &disk);
+    refused.wait_fired(5).await;
+    let mut kills = Vec::new();
+    for _ in 0..50 {
+        kills.push(disk.after_kill());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(spill(&producer).spilled, 0, "what comes from the log is there already");
+    drop(producer);
+    refused.remove();
+    // At whichever of these moments it is killed.
+    for disk in kills.iter().step_by(5) {
+        kafka.delete_topic("t").unwrap();
+        kafka.create_topic("t", 4).unwrap();
+        let producer = spilling(small(), disk);
+        drained(&producer).await;
+        assert_eq!(stream.check(&kafka), 0);
+    }
 }
 
 /// Kafka comes and goes, the disk fails now and then, and the process is killed again and again.
