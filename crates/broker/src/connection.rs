@@ -268,6 +268,8 @@ struct Connection<S> {
     /// The keep-alive ran out while we were late ourselves: the client has until then.
     grace_until: Option<Instant>,
     timer: Option<Timer>,
+    /// Somebody asked us to leave.
+    kicked: Option<Kick>,
     /// A shutdown: nothing more is read, and the conversation ends when nothing is owed or at this time.
     drain_until: Option<Instant>,
 }
@@ -302,6 +304,7 @@ where
             replay,
             grace_until: None,
             timer: None,
+            kicked: None,
             drain_until: None,
         }
     }
@@ -310,7 +313,10 @@ where
         turn::with(|Turn { read, work }| {
             work.out.clear();
             work.rules.commit = Commit::NONE;
-            let ended = self.poll_turns(cx, read, work);
+            self.entry.begin_turn();
+            let ended = self.poll_turns(cx, read, work, now());
+            self.account_for_losses(work);
+            // Whatever the turns made leaves in one write, also what was made before something ended them.
             match self.poll_write(cx, work) {
                 Err(cause) if ended.is_pending() => Poll::Ready(cause),
                 _ => ended,
@@ -318,23 +324,29 @@ where
         })
     }
 
-    fn poll_turns(&mut self, cx: &mut Context<'_>, read: &mut [u8], work: &mut Work) -> Poll<Cause> {
-        let now = now();
-        // Once: what comes from here on wakes the task again.
-        if let Err(cause) = self.take_inbox(cx, work, now) {
-            work.rules.touched.flush();
-            return Poll::Ready(cause);
-        }
+    fn poll_turns(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: &mut [u8],
+        work: &mut Work,
+        now: Instant,
+    ) -> Poll<Cause> {
         for _ in 0..READS_PER_POLL {
-            self.catch_up(cx, work, now);
-            let turn = self.poll_input(cx, read, work, now);
+            let turn = self.take_inbox(cx, work, now).and_then(|()| self.poll_input(cx, read, work, now));
+            // Some sinks settle in this call, and we find it in the mailbox.
             work.rules.touched.flush();
-            let progress = match turn.and_then(|progress| self.poll_write(cx, work).map(|()| progress)) {
+            match turn {
                 Err(cause) => return Poll::Ready(cause),
-                Ok(progress) => progress,
-            };
-            if let Progress::None = progress {
-                return self.poll_timer(cx, now);
+                Ok(Progress::Some) => {}
+                Ok(Progress::None) => {
+                    if let Poll::Ready(cause) = self.poll_timer(cx, now) {
+                        return Poll::Ready(cause);
+                    }
+                    if self.entry.end_turn() {
+                        return Poll::Pending;
+                    }
+                    self.entry.begin_turn();
+                }
             }
         }
         cx.waker().wake_by_ref();
@@ -343,12 +355,15 @@ where
 
     /// Acknowledgements from sinks, messages from publishers, and whether we are asked to leave.
     fn take_inbox(&mut self, cx: &mut Context<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
-        let kick = self.entry.collect(cx.waker(), &mut work.settled, &mut work.deliveries);
-        // Both are taken whole, whatever happens: nobody else has them.
-        let written = self.take_deliveries(cx, work, now);
-        let settled = self.take_settled(work);
-        written.and(settled)?;
-        match kick {
+        if self.entry.has_mail() {
+            self.kicked = self.entry.collect(cx.waker(), &mut work.settled, &mut work.deliveries);
+            // Both are taken whole, whatever happens: nobody else has them.
+            let written = self.take_deliveries(cx, work, now);
+            let settled = self.take_settled(work);
+            written.and(settled)?;
+        }
+        self.catch_up(cx, work, now);
+        match self.kicked {
             Some(Kick::TakenOver(start)) => Err(Cause::Kicked(Kick::TakenOver(start))),
             Some(Kick::Shutdown) => self.drain(now),
             None => Ok(()),
@@ -373,11 +388,16 @@ where
                 }
             }
         }
+    }
+
+    /// Counts what the turns dropped, and tells rules of it.
+    fn account_for_losses(&mut self, work: &mut Work) {
         self.core.metrics.count_drops(self.session.take_dropped());
         for (message, reason) in self.session.take_lost() {
             let reason = LostReason::Session(reason);
             self.core.tell_lost(&self.about(), &message, reason, &mut work.rules);
         }
+        work.rules.touched.flush();
     }
 
     /// Answers for what sinks have settled.

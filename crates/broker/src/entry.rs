@@ -38,7 +38,34 @@ pub(crate) struct Entry {
     /// Whether the session is in the store, so that it survives a restart.
     is_kept: AtomicBool,
     room: Room,
+    bell: Bell,
     slot: Mutex<Slot>,
+}
+
+/// Whether the task of an entry that is online has to be woken for what is left in its inbox.
+///
+/// The task looks here after it has said that it rests, and whoever left something looks whether it rests after saying
+/// so: one of them sees the other. So nothing is left lying, and a task that is at work is not woken for what it will
+/// find anyway, such as an acknowledgement that a sink gives at once.
+#[derive(Debug)]
+struct Bell {
+    /// The task is in a turn, and looks for mail before it rests.
+    is_at_work: AtomicBool,
+    /// Something is in the inbox that the task has not taken.
+    has_mail: AtomicBool,
+}
+
+impl Bell {
+    /// For a task that has not come to its inbox yet: it does so in its first turn, and leaves its waker there.
+    fn unheard() -> Self {
+        Self { is_at_work: AtomicBool::new(false), has_mail: AtomicBool::new(true) }
+    }
+
+    /// Notes that something was left; the caller holds the lock of the inbox. Returns whether its task must be woken.
+    fn ring(&self) -> bool {
+        // Whoever left the first piece has woken it for the others too.
+        !self.has_mail.swap(true, Ordering::SeqCst) && !self.is_at_work.load(Ordering::SeqCst)
+    }
 }
 
 /// What the client of an entry that is online can be given beyond what is in its mailbox, before it is behind. Written
@@ -193,6 +220,7 @@ impl Entry {
                 bytes: AtomicUsize::new(usize::MAX),
                 unqueued_bytes: AtomicUsize::new(usize::MAX),
             },
+            bell: Bell::unheard(),
             slot: Mutex::new(slot),
         }
     }
@@ -275,7 +303,7 @@ impl Entry {
                     inbox.bytes += size;
                     let (number, commit) = self.post(&delivery);
                     inbox.deliveries.push((number, delivery));
-                    (inbox.waker.take(), commit)
+                    (self.ring(inbox), commit)
                 }
                 Slot::Offline(_) if reach == Reach::Online => return Posted::Offline,
                 // Nothing is written for an offline session, so the empty buffer stays empty.
@@ -322,13 +350,34 @@ impl Entry {
                 if !matches!(inbox.kick, Some(Kick::TakenOver(_))) {
                     inbox.kick = Some(kick);
                 }
-                inbox.waker.take()
+                self.ring(inbox)
             }
             _ => None,
         };
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Whom to wake for what was left in `inbox`.
+    fn ring(&self, inbox: &Inbox) -> Option<Waker> {
+        if self.bell.ring() { inbox.waker.clone() } else { None }
+    }
+
+    /// Says that the connection's task is in a turn.
+    pub(crate) fn begin_turn(&self) {
+        self.bell.is_at_work.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether there is something to collect.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.bell.has_mail.load(Ordering::SeqCst)
+    }
+
+    /// Says that the connection's task is about to rest. Returns `false` if it must not, because something was left.
+    pub(crate) fn end_turn(&self) -> bool {
+        self.bell.is_at_work.store(false, Ordering::SeqCst);
+        !self.has_mail()
     }
 
     /// Moves what was left for the connection into `settled` and `deliveries`, and registers `waker` for what follows.
@@ -342,6 +391,7 @@ impl Entry {
         let Slot::Online(inbox) = &mut *slot else {
             return None;
         };
+        self.bell.has_mail.store(false, Ordering::SeqCst);
         settled.extend(inbox.settled.drain(..));
         if inbox.settled.spilled() {
             // A burst is over; an idle connection keeps no buffers.
@@ -358,6 +408,7 @@ impl Entry {
         }
         deliveries.append(&mut std::mem::take(&mut inbox.deliveries));
         inbox.bytes = 0;
+        // A task keeps its waker, so that a turn without mail has nothing to register.
         if !inbox.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             inbox.waker = Some(waker.clone());
         }
@@ -370,15 +421,19 @@ impl Entry {
         match &mut *slot {
             Slot::Online(inbox) => {
                 inbox.kick = Some(Kick::TakenOver(start));
-                if let Some(waker) = inbox.waker.take() {
+                if let Some(waker) = self.ring(inbox) {
                     waker.wake();
                 }
                 Claim::Busy
             }
-            Slot::Offline(_) => match std::mem::replace(&mut *slot, Slot::Online(Inbox::default())) {
-                Slot::Offline(rest) => Claim::AtRest(rest),
-                _ => Claim::Gone,
-            },
+            Slot::Offline(_) => {
+                self.bell.is_at_work.store(false, Ordering::SeqCst);
+                self.bell.has_mail.store(true, Ordering::SeqCst);
+                match std::mem::replace(&mut *slot, Slot::Online(Inbox::default())) {
+                    Slot::Offline(rest) => Claim::AtRest(rest),
+                    _ => Claim::Gone,
+                }
+            }
             Slot::Gone => Claim::Gone,
         }
     }
@@ -479,7 +534,7 @@ impl Settle for Entry {
         let waker = match &mut *self.slot.lock() {
             Slot::Online(inbox) => {
                 inbox.settled.extend_from_slice(settled);
-                inbox.waker.take()
+                self.ring(inbox)
             }
             Slot::Offline(rest) => {
                 for settled in settled {
