@@ -52,7 +52,7 @@ fn pass_through(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut rows = 0;
             let mut evaluator = scratch.start(black_box(&event));
-            set.for_each_match(event.topic, |_, rule| {
+            set.for_each_reader(&event, |_, rule| {
                 rows += rule.evaluate(&mut evaluator).map_or(0, |outcome| outcome.rows().len());
             });
             assert_eq!(rows, 1);
@@ -132,7 +132,7 @@ fn ten_rules(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut rows = 0;
             let mut evaluator = scratch.start(black_box(&event));
-            set.for_each_match(event.topic, |_, rule| {
+            set.for_each_reader(&event, |_, rule| {
                 rows += rule.evaluate(&mut evaluator).map_or(9, |outcome| outcome.rows().len());
             });
             assert_eq!(rows, 0);

@@ -399,7 +399,7 @@ impl Core {
             self.count_retained();
         }
         if origin.is_for_rules {
-            self.pipeline.load().run(origin, publish, lineage, wall_clock_ms(), work, ruled);
+            self.pipeline.load().run(origin, topic, publish, lineage, work, ruled);
         }
         let taken = self.fanout.deliver(&outgoing, &mut message, now, &self.metrics);
         work.commit = work.commit.max(taken.commit);

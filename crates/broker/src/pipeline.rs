@@ -15,7 +15,9 @@ use tidegate_rules::{
 };
 use tidegate_session::{Message, Token};
 use tidegate_sink::{Ack, Feed, Offer, OwnedRecord, Record, Rejection, Settle};
+use tidegate_topic::TopicName;
 
+use crate::broker::wall_clock_ms;
 use crate::engine::{Engine, RulesError};
 use crate::entry::Entry;
 use crate::joint::Joint;
@@ -217,16 +219,17 @@ impl Pipeline {
     pub(crate) fn run(
         &self,
         origin: &Origin<'_>,
+        topic: TopicName<'_>,
         publish: &Publish<'_>,
         lineage: Lineage,
-        timestamp_ms: i64,
         work: &mut RuleWork,
         ruled: &mut Ruled<'_>,
     ) {
         let mut matched = std::mem::take(&mut work.matched);
         matched.clear();
-        self.rules.for_each_match(publish.topic, |position, _| matched.push(position));
+        self.rules.for_each_match(topic, |position, _| matched.push(position));
         if !matched.is_empty() {
+            let timestamp_ms = wall_clock_ms();
             let properties = MessageProperties(&publish.properties);
             let mut event = Event::publish(publish.topic, origin.client_id, publish.payload);
             event.username = origin.username;

@@ -15,7 +15,7 @@
 //! let event = Event::publish("plant/7/up", "sensor-7", br#"{"temp": 21.5}"#);
 //! let mut evaluator = scratch.start(&event);
 //! let mut made = Vec::new();
-//! rules.for_each_match(event.topic, |_, rule| match rule.evaluate(&mut evaluator) {
+//! rules.for_each_reader(&event, |_, rule| match rule.evaluate(&mut evaluator) {
 //!     Ok(outcome) => {
 //!         for row in outcome.rows() {
 //!             key.render(row, Missing::Empty, &mut made).expect("nothing is refused");

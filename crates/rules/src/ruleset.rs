@@ -84,7 +84,9 @@ impl RuleSet {
     /// order, each once: of a message by its topic, of anything else by its kind. Allocates nothing.
     pub fn for_each_reader<'s>(&'s self, event: &Event<'_>, mut visit: impl FnMut(usize, &'s Rule)) {
         if event.kind == EventKind::MessagePublish {
-            return self.for_each_match(event.topic, visit);
+            // A text that is no topic name concerns no rule.
+            let Ok(topic) = TopicName::parse(event.topic) else { return };
+            return self.for_each_match(topic, visit);
         }
         for &position in self.listeners.get(event.kind as usize).into_iter().flatten() {
             visit(position, &self.rules[position]);
@@ -92,12 +94,11 @@ impl RuleSet {
     }
 
     /// Calls `visit` with the position of every rule that reads messages of the topic and the rule, in their order,
-    /// each once however many of its filters match. Allocates nothing. A text that is no topic name concerns no rule.
-    pub fn for_each_match<'s>(&'s self, topic: &str, mut visit: impl FnMut(usize, &'s Rule)) {
+    /// each once however many of its filters match. Allocates nothing.
+    pub fn for_each_match<'s>(&'s self, topic: TopicName<'_>, mut visit: impl FnMut(usize, &'s Rule)) {
         if self.rules.is_empty() {
             return;
         }
-        let Ok(topic) = TopicName::parse(topic) else { return };
         for from in (0..self.rules.len()).step_by(RULES_A_WALK) {
             let mut matched = [0_u64; RULES_A_WALK / 64];
             self.index.for_each_match(topic, |&position, ()| {

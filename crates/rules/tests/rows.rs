@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use tidegate_rules::{EvalScratch, Event, Missing, Property, Rendered, Row, Rule, RuleSet, Template};
+use tidegate_topic::TopicName;
 
 /// Evaluates one statement over one event and looks at its only row.
 fn with_row<T>(sql: &str, event: &Event<'_>, look: impl FnOnce(&Row<'_>) -> T) -> T {
@@ -211,13 +212,14 @@ fn every_rule_of_a_topic_is_visited_once_and_in_order() {
     });
     let set = RuleSet::new(rules.collect()).unwrap();
     let mut seen = Vec::new();
-    set.for_each_match("a/b", |position, rule| {
+    set.for_each_match(TopicName::parse("a/b").unwrap(), |position, rule| {
         assert_eq!(rule.id(), position.to_string());
         seen.push(position);
     });
     assert_eq!(seen, (0..2500).filter(|id| id % 5 < 2).collect::<Vec<_>>());
     for topic in ["", "a/+", "$SYS/a"] {
-        set.for_each_match(topic, |position, _| panic!("rule {position} reads {topic:?}"));
+        let event = Event::publish(topic, "client", b"");
+        set.for_each_reader(&event, |position, _| panic!("rule {position} reads {topic:?}"));
     }
 }
 
