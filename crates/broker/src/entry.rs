@@ -615,4 +615,45 @@ mod tests {
             assert_eq!(post(&entry, 4_500), expected);
         }
     }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_task_at_rest_is_woken_once_for_all_its_mail_and_one_at_work_finds_it_before_it_rests() {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let wakes = || woken.0.load(Ordering::Relaxed);
+        let entry = Entry::online("a", None, Mailbox { messages: 10, bytes: 10_000 }, volatile());
+        let post = || entry.deliver(delivery(0), Reach::Online, crate::broker::now());
+        let take = || {
+            let mut letters = Vec::new();
+            entry.collect(&waker, &mut Vec::new(), &mut letters);
+            letters.len()
+        };
+        entry.begin_turn();
+        assert!(entry.has_mail(), "the first turn looks, and leaves its waker");
+        assert_eq!(take(), 0);
+        post();
+        assert_eq!(wakes(), 0, "it is at work");
+        assert!(!entry.end_turn(), "and must not rest now");
+        entry.begin_turn();
+        assert_eq!(take(), 1);
+        assert!(entry.end_turn());
+        post();
+        post();
+        assert_eq!(wakes(), 1);
+        entry.begin_turn();
+        assert_eq!(take(), 2);
+        assert!(entry.end_turn());
+        post();
+        assert_eq!(wakes(), 2, "each rest is ended anew");
+    }
 }
