@@ -61,6 +61,12 @@ impl Bell {
         Self { is_at_work: AtomicBool::new(false), has_mail: AtomicBool::new(true) }
     }
 
+    /// Makes it what it is for a task that has not come to its inbox yet. The caller holds the lock of the inbox.
+    fn forget(&self) {
+        self.is_at_work.store(false, Ordering::SeqCst);
+        self.has_mail.store(true, Ordering::SeqCst);
+    }
+
     /// Notes that something was left; the caller holds the lock of the inbox. Returns whether its task must be woken.
     fn ring(&self) -> bool {
         // Whoever left the first piece has woken it for the others too.
@@ -427,8 +433,7 @@ impl Entry {
                 Claim::Busy
             }
             Slot::Offline(_) => {
-                self.bell.is_at_work.store(false, Ordering::SeqCst);
-                self.bell.has_mail.store(true, Ordering::SeqCst);
+                self.bell.forget();
                 match std::mem::replace(&mut *slot, Slot::Online(Inbox::default())) {
                     Slot::Offline(rest) => Claim::AtRest(rest),
                     _ => Claim::Gone,

@@ -22,6 +22,7 @@
 //! - [`scram`]: the client's side of an enhanced authentication
 //! - [`process`]: the `tidegate` binary on free ports in its own folder
 //! - [`proxy`]: a network that is slow, silent or broken, between any two of them
+//! - [`blocking`]: for calls of those that start and end processes
 //! - `devices` (feature `e2e`): clients of rumqttc that publish into a ledger
 
 #[cfg(feature = "e2e")]
@@ -32,3 +33,13 @@ pub mod mqtt;
 pub mod process;
 pub mod proxy;
 pub mod scram;
+
+/// Returns what `work` returns, which may block: starting, killing and asking servers does.
+///
+/// # Panics
+///
+/// When `work` does.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

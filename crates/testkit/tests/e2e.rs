@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use tidegate_testkit::blocking;
 use tidegate_testkit::devices::Fleet;
 use tidegate_testkit::kafka::RealKafka;
 use tidegate_testkit::ledger::{Ledger, Payload, Report, Verifier};
@@ -275,9 +276,4 @@ kafka = "main"
 topic = "{TOPIC}"
 "#
     )
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

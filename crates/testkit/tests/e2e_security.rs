@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
+use tidegate_testkit::blocking;
 use tidegate_testkit::kafka::RealKafka;
 use tidegate_testkit::process::{Launch, Tidegate};
 use tokio::time::{sleep, timeout};
@@ -143,12 +144,7 @@ async fn f23_new_certificates_on_both_sides_are_taken_without_a_restart() {
 
     let new = Authority::new();
     files.write_server(&new);
-    let kafka = blocking(move || {
-        kafka.kill().unwrap();
-        kafka.restart().unwrap();
-        kafka
-    })
-    .await;
+    let kafka = restart(kafka).await;
     device.publish(200).await;
     said(&broker, "the node's certificate is refused", NOTICE).await;
     files.write_client(&new);
@@ -190,12 +186,7 @@ async fn a_source_reads_over_tls_and_takes_new_certificates_without_a_restart() 
 
     let new = Authority::new();
     files.write_server(&new);
-    let kafka = blocking(move || {
-        kafka.kill().unwrap();
-        kafka.restart().unwrap();
-        kafka
-    })
-    .await;
+    let kafka = restart(kafka).await;
     said(&broker, "the node's certificate is refused", 2 * NOTICE).await;
     let _kafka = append(kafka, 100..200).await;
     files.write_client(&new);
@@ -206,6 +197,16 @@ async fn a_source_reads_over_tls_and_takes_new_certificates_without_a_restart() 
         assert!(number <= expected, "{number} came before {expected}");
         expected = expected.max(number + 1);
     }
+}
+
+/// Kills Kafka and starts it again, which reads its certificates anew.
+async fn restart(kafka: RealKafka) -> RealKafka {
+    blocking(move || {
+        kafka.kill().unwrap();
+        kafka.restart().unwrap();
+        kafka
+    })
+    .await
 }
 
 /// Appends numbers as Kafka's own producer does.
@@ -436,9 +437,4 @@ impl Authority {
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_testkit::blocking;
 use tidegate_testkit::devices::Fleet;
 use tokio::time::sleep;
 
-use crate::scene::{Duplicates, Scene, Stage, blocking};
+use crate::scene::{Duplicates, Scene, Stage};
 
 impl Scene {
     async fn node(

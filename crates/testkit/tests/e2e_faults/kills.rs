@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use tidegate_testkit::blocking;
 use tidegate_testkit::devices::Fleet;
 use tokio::time::sleep;
 
-use crate::scene::{DRAIN_LIMIT, Duplicates, Random, Scene, Stage, blocking, setting};
+use crate::scene::{DRAIN_LIMIT, Duplicates, Random, Scene, Stage, setting};
 
 /// `TIDEGATE_KILLS` says how often, 10 unless told; one kill in five is of Kafka beside.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tidegate_testkit::blocking;
 use tidegate_testkit::devices::{Acknowledged, Fleet, Running};
 use tidegate_testkit::kafka::RealKafka;
 use tidegate_testkit::ledger::{Ledger, Report, Verifier};
@@ -344,11 +345,6 @@ topic = "{TOPIC}"
 {sections}
 "#
     )
-}
-
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// The moments of random faults, from `TIDEGATE_SEED` or one that is printed.
