@@ -92,6 +92,7 @@
     reason = "Kafka's lengths and counts are signed; each is bounded by a request"
 )]
 
+mod backlog;
 mod books;
 mod compression;
 mod config;

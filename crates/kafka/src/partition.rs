@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tidegate_sink::{Backoff, BackoffPolicy, Record, Rejection};
 
+use crate::backlog::Backlog;
 use crate::books::{SourceId, Sources};
 use crate::config::Config;
 use crate::error_class::{ErrorClass, OUT_OF_ORDER_SEQUENCE, UNKNOWN_TOPIC_OR_PARTITION, classify};
@@ -75,7 +76,7 @@ pub(crate) struct Queue {
     /// Read back from the spill log: sent before what is `spilled`.
     replay: VecDeque<SealedBatch>,
     /// In the spill log only: sent before what is `sealed`.
-    spilled: VecDeque<Spilled>,
+    spilled: Backlog,
     /// Whether some of it is being read back.
     loading: bool,
     /// Batches that the spill log is writing and that are nowhere else; they come behind what is `spilled`.
@@ -109,7 +110,7 @@ pub(crate) struct Left {
     pub(crate) first: Vec<SealedBatch>,
     /// How many records of it were sent before and have no answer that says where they are.
     pub(crate) unanswered: usize,
-    pub(crate) spilled: VecDeque<Spilled>,
+    pub(crate) spilled: Backlog,
     /// Newer than that: never sent.
     pub(crate) last: Vec<SealedBatch>,
 }
@@ -190,7 +191,7 @@ impl Partition {
             closed: false,
             retired: false,
             replay: VecDeque::new(),
-            spilled: VecDeque::new(),
+            spilled: Backlog::default(),
             loading: false,
             writing: 0,
             returned: Vec::new(),
@@ -637,7 +638,7 @@ impl Queue {
     pub(crate) fn close(&mut self) -> Vec<SealedBatch> {
         self.closed = true;
         let open = self.open.take().map(OpenBatch::seal);
-        self.spilled.clear();
+        self.spilled = Backlog::default();
         let in_memory = self.again.drain(..).chain(self.replay.drain(..)).chain(self.returned.drain(..));
         in_memory.chain(self.sealed.drain(..)).chain(open).collect()
     }

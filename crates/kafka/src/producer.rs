@@ -1,6 +1,6 @@
 //! The producer: what an embedder starts, offers records to, and closes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::backlog::Backlog;
 use crate::books::Source;
 use crate::config::{Config, MAX_TOPICS};
 use crate::connection::Dialer;
@@ -24,7 +25,7 @@ use crate::dead_letter::DeadLetters;
 use crate::dead_letter_file::FileQueue;
 use crate::lane::{Lane, LaneTask};
 use crate::record_batch::{Buffers, OpenBatch, Owed, SealedBatch, Ticket, budget_bytes};
-use crate::spill::{AckPolicy, Spill, SpillConfig, Spilled};
+use crate::spill::{AckPolicy, Spill, SpillConfig};
 use crate::status::{Meter, Status};
 use crate::topic::{Ended, Topic, is_legal_topic_name};
 use crate::when_full::{FeedPolicy, Full};
@@ -72,7 +73,7 @@ pub(crate) struct Shared {
 impl Producer {
     /// Starts a producer on `runtime`. Kafka need not be there yet. It keeps in memory what Kafka does not take.
     pub fn start(config: Config, runtime: &Handle) -> Self {
-        Self::begin(config, Meter::default(), None, Vec::new(), runtime)
+        Self::begin(config, Meter::default(), None, BTreeMap::new(), runtime)
     }
 
     /// Starts a producer which keeps on disk what Kafka does not take, and takes up first what an earlier one left there.
@@ -91,7 +92,7 @@ impl Producer {
         mut config: Config,
         meter: Meter,
         spill: Option<Spill>,
-        found: Vec<(String, Spilled)>,
+        found: BTreeMap<String, Backlog>,
         runtime: &Handle,
     ) -> Self {
         config.max_request_bytes = config.max_request_bytes.clamp(1, MAX_REQUEST_BYTES);
@@ -120,11 +121,11 @@ impl Producer {
             stopped: AtomicBool::new(false),
             config,
         });
-        for (name, spilled) in found {
+        for (name, entries) in found {
             let mut topics = shared.topics.write();
             let topic = Topic::new(&name);
             let topic = topics.entry(Arc::clone(&topic.name)).or_insert_with(|| Arc::new(topic));
-            topic.recovered(spilled);
+            topic.recovered(entries);
         }
         // A task's timers belong to the runtime that it is made in.
         let _entered = runtime.enter();

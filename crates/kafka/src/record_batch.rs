@@ -448,7 +448,7 @@ fn put_blob(blob: Option<&[u8]>, out: &mut Vec<u8>) {
 }
 
 /// Zigzag, seven bits a byte, lowest first.
-fn put_varint(value: i64, out: &mut Vec<u8>) {
+pub(crate) fn put_varint(value: i64, out: &mut Vec<u8>) {
     let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while rest >= 0x80 {
         out.push((rest as u8) | 0x80);
@@ -463,7 +463,7 @@ fn varint_len(value: i64) -> usize {
 }
 
 /// Reads a varint that this module wrote; the end of input reads as zero.
-fn take_varint(input: &mut &[u8]) -> i64 {
+pub(crate) fn take_varint(input: &mut &[u8]) -> i64 {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let Some((&byte, rest)) = input.split_first() else { break };

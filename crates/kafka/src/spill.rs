@@ -2,6 +2,7 @@
 //! it before anything newer.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +14,7 @@ use tidegate_spill::{Disk, EntryId, Log, Options, ReadError, Recovery};
 use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
+use crate::backlog::Backlog;
 use crate::books::{Books, Sources};
 use crate::config::Config;
 use crate::partition::{Copied, Gathered, Partition};
@@ -93,11 +95,11 @@ pub struct SpillStatus {
 /// An entry of the log that is not in memory.
 pub(crate) struct Spilled {
     pub(crate) id: EntryId,
-    sources: Sources,
+    pub(crate) sources: Sources,
     /// When it was written, in seconds since the start.
     pub(crate) at: u32,
     /// Acks that wait for Kafka itself, by the record's place in the entry.
-    kept: Option<Box<[(u32, Ack)]>>,
+    pub(crate) kept: Option<Box<[(u32, Ack)]>>,
 }
 
 impl fmt::Debug for Spilled {
@@ -137,9 +139,9 @@ impl Spill {
         config: SpillConfig,
         started: Instant,
         books: &Books,
-    ) -> Result<(Self, Vec<(String, Spilled)>), tidegate_spill::OpenError> {
+    ) -> Result<(Self, BTreeMap<String, Backlog>), tidegate_spill::OpenError> {
         let options = Options { quota_bytes: config.quota_bytes, segment_bytes: config.segment_bytes };
-        let mut found = Vec::new();
+        let mut found = BTreeMap::<String, Backlog>::new();
         let mut recovered = 0;
         let mut unknown = 0;
         let (log, recovery) = Log::open(config.disk, options, |id, bytes| {
@@ -149,7 +151,11 @@ impl Spill {
             };
             recovered += record_count(batch) as u64;
             books.taken_over(&sources);
-            found.push((topic.to_owned(), Spilled { id, sources, at: 0, kept: None }));
+            let spilled = Spilled { id, sources, at: 0, kept: None };
+            match found.get_mut(topic) {
+                Some(entries) => entries.push_back(spilled),
+                None => found.entry(topic.to_owned()).or_default().push_back(spilled),
+            }
         })?;
         let Recovery { entries, bytes, damaged, torn_bytes } = recovery;
         for range in &damaged {
@@ -454,7 +460,9 @@ impl Shared {
                 // disk is for the next.
                 if let Some(reason) = topic.refused() {
                     let (shared, name) = (Arc::clone(self), Arc::clone(&topic.name));
-                    self.runtime.spawn_blocking(move || shared.reject_spilled(&name, vec![spilled], reason));
+                    self.runtime.spawn_blocking(move || {
+                        shared.reject_spilled(&name, std::iter::once(spilled), reason);
+                    });
                 }
             }
             Some(Err(records)) => {
@@ -553,7 +561,12 @@ impl Shared {
     }
 
     /// Reads entries back whose topic can't exist, and rejects their records.
-    pub(crate) fn reject_spilled(self: &Arc<Self>, topic: &str, entries: Vec<Spilled>, reason: Rejection) {
+    pub(crate) fn reject_spilled(
+        self: &Arc<Self>,
+        topic: &str,
+        entries: impl Iterator<Item = Spilled>,
+        reason: Rejection,
+    ) {
         let Some(spill) = &self.spill else { return };
         for spilled in entries {
             match spill.read(spilled.id, &self.meter.books) {

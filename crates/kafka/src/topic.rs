@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use tidegate_sink::{Outcome, OwnedRecord, Record, Rejection};
 
+use crate::backlog::Backlog;
 use crate::books::SourceId;
 use crate::partition::{Appended, Partition};
 use crate::producer::Shared;
@@ -39,7 +40,7 @@ pub(crate) struct Topic {
 #[derive(Debug)]
 enum Routes {
     /// Nobody has said yet which partitions there are, or older records are on disk. Records wait here in their order.
-    Unknown(Pending),
+    Unknown(Box<Pending>),
     Known(Vec<Arc<Partition>>),
     /// There can't be such a topic.
     Refused(Rejection),
@@ -50,7 +51,7 @@ enum Routes {
 /// it is writing, those in memory.
 #[derive(Debug, Default)]
 struct Pending {
-    backlog: VecDeque<Spilled>,
+    backlog: Backlog,
     /// Whether entries are being read back, and whether those of the older part.
     reading: bool,
     reading_older: bool,
@@ -65,7 +66,7 @@ struct Pending {
     /// How many there were then: entries in the log may belong to one of them.
     former: Option<u32>,
     /// What they had in the log, and what came behind it in memory.
-    older: VecDeque<Spilled>,
+    older: Backlog,
     between: Vec<Waiting>,
     spilling: bool,
     spill_listed: bool,
@@ -86,13 +87,13 @@ pub(crate) struct Ended {
 }
 
 /// What a topic that can't exist leaves behind: records, and entries of the log.
-pub(crate) type Left = (Vec<(OwnedRecord, Ended)>, Vec<Spilled>);
+pub(crate) type Left = (Vec<(OwnedRecord, Ended)>, Backlog);
 
 impl Topic {
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            routes: RwLock::new(Routes::Unknown(Pending::default())),
+            routes: RwLock::new(Routes::Unknown(Box::default())),
             sticky: AtomicU32::new(0),
             has_shrunk: AtomicBool::new(false),
         }
@@ -194,7 +195,7 @@ impl Topic {
         let Some(identity) = shared.control.identity() else { return ended };
         let mut routes = self.routes.write();
         if matches!(&*routes, Routes::Refused(_)) {
-            *routes = Routes::Unknown(Pending::default());
+            *routes = Routes::Unknown(Box::default());
         }
         if self.retire_partitions(&mut routes, leaders.len()) {
             return ended;
@@ -266,14 +267,14 @@ impl Topic {
         if partitions.len() <= count {
             return false;
         }
-        if let Routes::Unknown(Pending { reading: true, .. }) = routes {
+        if matches!(routes, Routes::Unknown(pending) if pending.reading) {
             return true;
         }
         self.has_shrunk.store(true, Ordering::Relaxed);
         let mut pending = match std::mem::replace(routes, Routes::Closed) {
             Routes::Unknown(pending) => pending,
-            Routes::Known(partitions) => Pending { partitions, ..Pending::default() },
-            Routes::Refused(_) | Routes::Closed => Pending::default(),
+            Routes::Known(partitions) => Box::new(Pending { partitions, ..Pending::default() }),
+            Routes::Refused(_) | Routes::Closed => Box::default(),
         };
         pending.retired = std::mem::take(&mut pending.partitions);
         pending.former = u32::try_from(pending.retired.len()).ok();
@@ -285,7 +286,7 @@ impl Topic {
     /// Takes over what retired partitions have, which is older than all that is pending: each keeps its order, and so does
     /// each key. Returns the records that can't go on.
     fn take_over(&self, shared: &Arc<Shared>, pending: &mut Pending) -> Vec<(OwnedRecord, Ended)> {
-        let (mut ended, mut older, mut between) = (Vec::new(), VecDeque::new(), Vec::new());
+        let (mut ended, mut older, mut between) = (Vec::new(), Backlog::default(), Vec::new());
         let count = pending.partitions.len() as u32;
         let former = pending.former.unwrap_or(count);
         for partition in std::mem::take(&mut pending.retired) {
@@ -300,7 +301,7 @@ impl Topic {
                 });
             }
             ended.extend(self.put_in_front(shared, &pending.partitions, first, false));
-            older.extend(left.spilled);
+            older.append(left.spilled);
             for batch in left.last {
                 let since = batch.opened;
                 self.take_apart(shared, batch, |record, ticket| {
@@ -312,7 +313,7 @@ impl Topic {
             }
             shared.meter.solved(&Part::Partition(Arc::clone(&self.name), partition.index));
         }
-        older.append(&mut pending.older);
+        older.append(std::mem::take(&mut pending.older));
         between.append(&mut pending.between);
         pending.spilling |= !older.is_empty();
         (pending.older, pending.between) = (older, between);
@@ -428,9 +429,9 @@ impl Topic {
     }
 
     /// Adds what an earlier process left in the log, in its order.
-    pub(crate) fn recovered(&self, spilled: Spilled) {
+    pub(crate) fn recovered(&self, entries: Backlog) {
         if let Routes::Unknown(pending) = &mut *self.routes.write() {
-            pending.backlog.push_back(spilled);
+            pending.backlog.append(entries);
             pending.spilling = true;
         }
     }
@@ -511,7 +512,9 @@ impl Topic {
         let mut taken = Vec::new();
         pending.reading_older = !pending.older.is_empty();
         let from = if pending.reading_older { &mut pending.older } else { &mut pending.backlog };
-        while let Some(next) = from.pop_front_if(|_| bytes < BYTES) {
+        while bytes < BYTES
+            && let Some(next) = from.pop_front()
+        {
             bytes += next.id.bytes();
             taken.push(next);
         }
@@ -540,7 +543,7 @@ impl Topic {
             Routes::Known(_) | Routes::Closed => {
                 let outcome = Outcome::Lost;
                 let ended = records.into_iter().map(|(record, ticket)| (record, Ended { ticket, outcome }));
-                return (ended.collect(), Vec::new());
+                return (ended.collect(), Backlog::default());
             }
         };
         pending.reading = false;
@@ -565,7 +568,7 @@ impl Topic {
         if pending.is_drained() {
             ended.extend(self.begin_routing(shared, &mut routes));
         }
-        (ended, Vec::new())
+        (ended, Backlog::default())
     }
 
     /// Whether all that it has without a partition is in the log.
@@ -597,10 +600,10 @@ impl Topic {
             // It had partitions: the name of a topic does not turn into none.
             return Left::default();
         }
-        let mut pending = std::mem::take(pending);
+        let mut pending = std::mem::take(&mut **pending);
         *routes = Routes::Refused(reason);
         drop(routes);
-        let backlog = std::mem::take(&mut pending.backlog).into();
+        let backlog = std::mem::take(&mut pending.backlog);
         (end(shared, pending, Outcome::Rejected(reason)), backlog)
     }
 
@@ -640,7 +643,7 @@ impl Topic {
                 let mut batches = std::mem::take(&mut pending.retired);
                 batches.append(&mut pending.partitions);
                 let batches = batches.iter().flat_map(|partition| partition.queue.lock().close()).collect();
-                (batches, end(shared, pending, Outcome::Lost))
+                (batches, end(shared, *pending, Outcome::Lost))
             }
             Routes::Known(partitions) => {
                 (partitions.iter().flat_map(|partition| partition.queue.lock().close()).collect(), Vec::new())

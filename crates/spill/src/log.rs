@@ -51,6 +51,16 @@ impl EntryId {
     pub fn bytes(self) -> usize {
         self.length as usize
     }
+
+    /// Its segment, offset and length, for whoever keeps many of them in little memory.
+    pub fn parts(self) -> [u32; 3] {
+        [self.segment, self.offset, self.length]
+    }
+
+    /// What had these [`parts`](Self::parts).
+    pub fn from_parts([segment, offset, length]: [u32; 3]) -> Self {
+        Self { segment, offset, length }
+    }
 }
 
 /// A log at one moment.
