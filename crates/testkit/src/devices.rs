@@ -3,7 +3,7 @@
 //!
 //! The client is rumqttc, which nobody here wrote.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,13 +12,17 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 pub use rumqttc::QoS;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::ledger::{Ledger, Payload};
 
-/// Messages that a device has handed to its client and that the client has not sent.
+/// Messages that a device's client takes before they are sent; the window holds the device back before that.
 const QUEUED_MESSAGES: usize = 10;
+/// Packet identifiers of a device's client. It uses them in turn, and when it finds one in use it keeps one message aside: of
+/// several it forgets all but the last. So there are more than a window has messages.
+const PACKET_IDENTIFIERS: u16 = 10_000;
 /// How long a device waits before it connects again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a device that hears nothing looks whether it is done.
@@ -80,7 +84,7 @@ impl Fleet {
                 ledger: Arc::clone(ledger),
                 told: Arc::clone(&told),
                 begun,
-                unanswered: AtomicU64::new(0),
+                window: Semaphore::new(self.window.into()),
                 ended: AtomicBool::new(false),
             };
             devices.spawn(device.run(broker));
@@ -94,6 +98,8 @@ impl Fleet {
 struct Told {
     stop: AtomicBool,
     broken: AtomicU64,
+    /// What devices that hear nothing wait for, by their names.
+    waiting: Mutex<BTreeMap<String, String>>,
     latencies: Mutex<Vec<Duration>>,
 }
 
@@ -116,7 +122,8 @@ impl Running {
         let all = async {
             while self.devices.join_next().await.transpose().expect("no device panics").is_some() {}
         };
-        timeout(limit, all).await.expect("every message is acknowledged in time");
+        let ended = timeout(limit, all).await;
+        assert!(ended.is_ok(), "not acknowledged in {limit:?}: {:#?}", self.told.waiting.lock());
         let mut latencies = std::mem::take(&mut *self.told.latencies.lock());
         latencies.sort_unstable();
         Acknowledged { latencies, broken: self.told.broken.load(Ordering::Relaxed) }
@@ -151,14 +158,15 @@ struct Device {
     ledger: Arc<Ledger>,
     told: Arc<Told>,
     begun: Instant,
-    unanswered: AtomicU64,
+    /// A permit for each message that may be on its way.
+    window: Semaphore,
     ended: AtomicBool,
 }
 
 impl Device {
     async fn run(self, broker: SocketAddr) {
         let mut options = MqttOptions::new(&self.name, broker.ip().to_string(), broker.port());
-        options.set_keep_alive(self.fleet.keep_alive).set_inflight(self.fleet.window);
+        options.set_keep_alive(self.fleet.keep_alive).set_inflight(PACKET_IDENTIFIERS);
         options.set_clean_session(!self.fleet.reconnects);
         let (client, events) = AsyncClient::new(options, QUEUED_MESSAGES);
         // The client is borrowed: dropped early, it would end the connection before the last acknowledgement.
@@ -169,8 +177,9 @@ impl Device {
         let topic = format!("t/{}", self.name);
         let mut seq = 0;
         while self.fleet.messages.map_or(!self.told.stop.load(Ordering::Relaxed), |count| seq < count) {
+            // Given back with the answer.
+            self.window.acquire().await.expect("it is never closed").forget();
             self.ledger.sent(&self.name, seq);
-            self.unanswered.fetch_add(1, Ordering::SeqCst);
             client.publish(&topic, self.fleet.qos, false, self.payload(seq)).await.expect("the client lives");
             if self.fleet.unlisted_every.is_some_and(|every| seq % every == 0) {
                 let unlisted = self.payload(u64::MAX - seq);
@@ -191,9 +200,13 @@ impl Device {
     async fn listen(&self, mut events: EventLoop) {
         let mut sent = HashMap::new();
         let mut numbers = 0..;
-        while !(self.ended.load(Ordering::SeqCst) && self.unanswered.load(Ordering::SeqCst) == 0) {
+        let all = usize::from(self.fleet.window);
+        while !(self.ended.load(Ordering::SeqCst) && self.window.available_permits() == all) {
             // It ends although nothing more happens on the connection.
-            let Ok(event) = timeout(LOOK, events.poll()).await else { continue };
+            let Ok(event) = timeout(LOOK, events.poll()).await else {
+                self.waits_for(&sent);
+                continue;
+            };
             match event {
                 // Packet identifier 0 is that of the messages at QoS 0.
                 Ok(Event::Outgoing(Outgoing::Publish(id))) if id != 0 => {
@@ -218,6 +231,17 @@ impl Device {
         let Some((seq, at)) = message else { return };
         self.ledger.acknowledged(&self.name, seq);
         self.told.latencies.lock().push(at.elapsed());
-        self.unanswered.fetch_sub(1, Ordering::SeqCst);
+        self.window.add_permits(1);
+    }
+
+    /// Notes what has no answer, by packet identifier: number in the ledger, and since when.
+    fn waits_for(&self, sent: &HashMap<u16, (u64, Instant)>) {
+        let unanswered: Vec<_> = sent.iter().map(|(id, (seq, at))| (id, seq, at.elapsed())).collect();
+        let text = format!(
+            "{} of {} slots free, {unanswered:?}",
+            self.window.available_permits(),
+            self.fleet.window
+        );
+        self.told.waiting.lock().insert(self.name.clone(), text);
     }
 }
