@@ -154,6 +154,25 @@ impl RealKafka {
         self.script("restart", NO_ARGS).map(drop)
     }
 
+    /// Changes the address that clients of a further listener are told; [`restart`](Self::restart) makes it so.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError::Output`] when there is no listener of this name.
+    pub fn advertise(&self, listener: &str, address: &str) -> Result<(), KafkaError> {
+        let path = self.dir.join("server.properties");
+        let settings = fs::read_to_string(&path)?;
+        let name = format!(",{listener}://");
+        let line =
+            settings.lines().find(|line| line.starts_with("advertised.listeners=") && line.contains(&name));
+        let (head, old) =
+            line.and_then(|line| line.split_once(&name)).ok_or_else(|| output("advertise", listener))?;
+        let tail = old.find(',').map_or("", |end| &old[end..]);
+        let changed =
+            settings.replace(&format!("{head}{name}{old}"), &format!("{head}{name}{address}{tail}"));
+        Ok(fs::write(path, changed)?)
+    }
+
     /// Stops the process in its tracks (SIGSTOP): its connections stay open and nothing answers.
     ///
     /// # Errors

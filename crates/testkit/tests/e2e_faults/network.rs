@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_testkit::devices::Fleet;
+use tidegate_testkit::process::free_address;
 use tidegate_testkit::proxy::{Proxy, Weather};
 use tokio::time::sleep;
 
@@ -159,6 +160,35 @@ async fn f21_the_name_of_kafka_leads_elsewhere_or_nowhere() {
     new.set(Weather::default());
     scene.end("F21 Kafka's name moves, and is unknown for 5 s", devices, Duplicates::None).await;
     let _ = fs::remove_dir_all(&folder);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f22_kafka_tells_an_address_that_nobody_reaches() {
+    let nowhere = free_address().unwrap().to_string();
+    let kafka = ["--listener", "OUT=PLAINTEXT", "--advertise", &format!("OUT={nowhere}")];
+    let kafka = kafka.map(str::to_owned).to_vec();
+    let prepare: Prepare = Box::new(|kafka| Some(kafka.listener("OUT").unwrap()));
+    let mut scene = Scene::new(Stage { kafka, prepare: Some(prepare), ..Stage::default() }).await;
+    let devices = scene.devices(Fleet::default());
+    scene.noticed(&nowhere, NOTICE).await;
+    let names_the_remedy = scene
+        .broker
+        .lock()
+        .output()
+        .iter()
+        .any(|line| line.contains(&nowhere) && line.contains("advertised.listeners"));
+    assert!(names_the_remedy, "who reads of {nowhere} learns which setting of Kafka is wrong");
+    let acknowledged = scene.acknowledged_in(Duration::from_secs(10)).await;
+    assert!(acknowledged > 1000, "{acknowledged} acknowledged without a way to Kafka");
+    assert!(scene.metric("tidegate_sink_records_delivered_total") < 0.5, "there was no way to Kafka");
+    scene
+        .kafka(|kafka| {
+            kafka.advertise("OUT", &kafka.listener("OUT").unwrap()).unwrap();
+            kafka.kill().unwrap();
+            kafka.restart().unwrap();
+        })
+        .await;
+    scene.end("F22 an advertised address that leads nowhere (15 s)", devices, Duplicates::None).await;
 }
 
 /// A network of its own whose loopback loses packets, which needs root, and nft of Debian's package nftables.
