@@ -4,14 +4,11 @@
 
 mod support;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -20,61 +17,16 @@ use support::{Stream, config, start, until};
 use tidegate_kafka::{Config, Connect, Connecting, Producer, State, Tls, TlsConfig, TlsIdentity};
 use tidegate_minikafka::MiniKafka;
 use tidegate_sink::Outcome;
+use tidegate_testkit::certificates::{Authority, Identity};
+use tidegate_testkit::folder::Folder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-/// Another one each time.
-fn number() -> u32 {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    COUNT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// An authority, and what it signs.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// A certificate and its key, in PEM.
-struct Signed {
-    certificate: String,
-    key: String,
-}
-
-#[derive(PartialEq, Eq)]
-enum Time {
-    Good,
-    Over,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        // Two authorities of one name would be taken for each other.
-        params.distinguished_name.push(DnType::CommonName, format!("authority {}", number()));
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(params, key) }
-    }
-
-    fn sign(&self, name: &str, time: &Time) -> Signed {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if *time == Time::Over {
-            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2021, 2, 3);
-        }
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Signed { certificate, key: key.serialize_pem() }
-    }
-
-    fn roots(&self) -> RootCertStore {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        roots
-    }
+fn roots(authority: &Authority) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
+    roots
 }
 
 /// What speaks TLS before a server that does not.
@@ -85,7 +37,7 @@ struct Front {
 }
 
 impl Front {
-    async fn new(kafka: &MiniKafka, identity: &Signed, clients: Option<&Authority>) -> Self {
+    async fn new(kafka: &MiniKafka, identity: &Identity, clients: Option<&Authority>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let config = Arc::new(Mutex::new(server(identity, clients)));
@@ -107,20 +59,20 @@ impl Front {
     }
 
     /// Shows another certificate from now on, and ends all connections.
-    fn change(&self, identity: &Signed, clients: Option<&Authority>) {
+    fn change(&self, identity: &Identity, clients: Option<&Authority>) {
         *self.config.lock() = server(identity, clients);
         self.connections.lock().abort_all();
     }
 }
 
-fn server(identity: &Signed, clients: Option<&Authority>) -> Arc<ServerConfig> {
+fn server(identity: &Identity, clients: Option<&Authority>) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .unwrap();
     let builder = match clients {
         Some(authority) => {
-            let roots = Arc::new(authority.roots());
+            let roots = Arc::new(roots(authority));
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build().unwrap();
             builder.with_client_cert_verifier(verifier)
         }
@@ -148,40 +100,16 @@ impl Connect for Via {
     }
 }
 
-/// The files of a test, and its producer.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("tidegate-tls-{}-{}", std::process::id(), number()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn write(&self, name: &str, contents: &str) {
-        fs::write(self.path(name), contents).unwrap();
-    }
-
-    fn write_identity(&self, identity: &Signed) {
-        self.write("own.pem", &identity.certificate);
-        self.write("own.key", &identity.key);
-    }
-
-    fn tls(&self) -> TlsConfig {
-        let identity = TlsIdentity { certificate_file: self.path("own.pem"), key_file: self.path("own.key") };
-        let identity = Path::exists(&identity.key_file).then_some(identity);
-        TlsConfig { ca_file: Some(self.path("ca.pem")), identity, server_name: None }
-    }
+fn write_identity(folder: &Folder, identity: &Identity) {
+    folder.write("own.pem", &identity.certificate).unwrap();
+    folder.write("own.key", &identity.key).unwrap();
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// What the files in the folder say.
+fn settings(folder: &Folder) -> TlsConfig {
+    let identity = TlsIdentity { certificate_file: folder.path("own.pem"), key_file: folder.path("own.key") };
+    let identity = Path::exists(&identity.key_file).then_some(identity);
+    TlsConfig { ca_file: Some(folder.path("ca.pem")), identity, server_name: None }
 }
 
 fn start_producer(kafka: &MiniKafka, front: &Front, tls: TlsConfig) -> Producer {
@@ -211,100 +139,100 @@ async fn delivers(producer: &Producer, stream: &mut Stream, kafka: &MiniKafka) {
 
 #[tokio::test]
 async fn records_reach_a_node_whose_certificate_our_authority_signed_and_no_other() {
-    let (kafka, ours, others) = (kafka().await, Authority::new(), Authority::new());
-    let front = Front::new(&kafka, &ours.sign("127.0.0.1", &Time::Good), None).await;
-    let folder = Folder::new();
-    folder.write("ca.pem", &ours.pem);
-    let producer = start_producer(&kafka, &front, folder.tls());
+    let (kafka, ours, others) = (kafka().await, Authority::new().unwrap(), Authority::new().unwrap());
+    let front = Front::new(&kafka, &ours.sign("127.0.0.1").unwrap(), None).await;
+    let folder = Folder::new().unwrap();
+    folder.write("ca.pem", ours.pem()).unwrap();
+    let producer = start_producer(&kafka, &front, settings(&folder));
     let mut stream = Stream::new("t");
     delivers(&producer, &mut stream, &kafka).await;
 
-    folder.write("other.pem", &others.pem);
-    let tls = TlsConfig { ca_file: Some(folder.path("other.pem")), ..folder.tls() };
+    folder.write("other.pem", others.pem()).unwrap();
+    let tls = TlsConfig { ca_file: Some(folder.path("other.pem")), ..settings(&folder) };
     waits_because(&start_producer(&kafka, &front, tls), "certificate is refused").await;
-    let tls = TlsConfig { server_name: Some("kafka.example".to_owned()), ..folder.tls() };
+    let tls = TlsConfig { server_name: Some("kafka.example".to_owned()), ..settings(&folder) };
     waits_because(&start_producer(&kafka, &front, tls.clone()), "kafka.example").await;
 
-    front.change(&ours.sign("kafka.example", &Time::Good), None);
+    front.change(&ours.sign("kafka.example").unwrap(), None);
     delivers(&start_producer(&kafka, &front, tls), &mut stream, &kafka).await;
 }
 
 #[tokio::test]
 async fn a_port_without_tls_is_named_as_what_it_is() {
-    let (kafka, ours, folder) = (kafka().await, Authority::new(), Folder::new());
-    folder.write("ca.pem", &ours.pem);
-    let tls = Tls::new(folder.tls()).unwrap();
+    let (kafka, ours, folder) = (kafka().await, Authority::new().unwrap(), Folder::new().unwrap());
+    folder.write("ca.pem", ours.pem()).unwrap();
+    let tls = Tls::new(settings(&folder)).unwrap();
     let producer = start(Config { connect: Arc::new(tls), ..config(&kafka.bootstrap()) });
     waits_because(&producer, "does this port speak TLS").await;
 }
 
 #[tokio::test]
 async fn f23_an_authority_that_changes_is_taken_from_the_file_and_nothing_is_lost() {
-    let (kafka, old, new) = (kafka().await, Authority::new(), Authority::new());
-    let front = Front::new(&kafka, &old.sign("127.0.0.1", &Time::Good), None).await;
-    let folder = Folder::new();
-    folder.write("ca.pem", &old.pem);
-    let producer = start_producer(&kafka, &front, folder.tls());
+    let (kafka, old, new) = (kafka().await, Authority::new().unwrap(), Authority::new().unwrap());
+    let front = Front::new(&kafka, &old.sign("127.0.0.1").unwrap(), None).await;
+    let folder = Folder::new().unwrap();
+    folder.write("ca.pem", old.pem()).unwrap();
+    let producer = start_producer(&kafka, &front, settings(&folder));
     let mut stream = Stream::new("t");
     delivers(&producer, &mut stream, &kafka).await;
 
-    front.change(&new.sign("127.0.0.1", &Time::Good), None);
+    front.change(&new.sign("127.0.0.1").unwrap(), None);
     stream.offer(&producer, 100).await;
     waits_because(&producer, "certificate is refused").await;
     // Half a change: the file is not what it should be, and the old one stays.
-    folder.write("ca.pem", "-----BEGIN CERTIFICATE-----\nAAAA");
+    folder.write("ca.pem", "-----BEGIN CERTIFICATE-----\nAAAA").unwrap();
     until("a file that can't be used is named", || {
         producer.status().warnings.iter().any(|(_, what)| what.contains("ca_file") && what.contains("ca.pem"))
     })
     .await;
-    folder.write("ca.pem", &new.pem);
+    folder.write("ca.pem", new.pem()).unwrap();
     delivers(&producer, &mut stream, &kafka).await;
     assert_eq!(producer.status().warnings.iter().find(|(part, _)| part == "connections"), None);
 }
 
 #[tokio::test]
 async fn f23_a_client_certificate_is_renewed_by_replacing_its_files() {
-    let (kafka, servers, clients) = (kafka().await, Authority::new(), Authority::new());
-    let node = servers.sign("127.0.0.1", &Time::Good);
+    let (kafka, servers, clients) = (kafka().await, Authority::new().unwrap(), Authority::new().unwrap());
+    let node = servers.sign("127.0.0.1").unwrap();
     let front = Front::new(&kafka, &node, Some(&clients)).await;
-    let folder = Folder::new();
-    folder.write("ca.pem", &servers.pem);
-    folder.write_identity(&clients.sign("tidegate", &Time::Good));
-    let producer = start_producer(&kafka, &front, folder.tls());
+    let folder = Folder::new().unwrap();
+    folder.write("ca.pem", servers.pem()).unwrap();
+    write_identity(&folder, &clients.sign("tidegate").unwrap());
+    let producer = start_producer(&kafka, &front, settings(&folder));
     let mut stream = Stream::new("t");
     delivers(&producer, &mut stream, &kafka).await;
 
     // The authority of clients changes; the certificate before the key, so that they do not fit for a moment.
-    let renewed = Authority::new();
+    let renewed = Authority::new().unwrap();
     front.change(&node, Some(&renewed));
     stream.offer(&producer, 100).await;
     waits_because(&producer, "does it want a client certificate, or another one?").await;
-    let identity = renewed.sign("tidegate", &Time::Good);
-    folder.write("own.pem", &identity.certificate);
+    let identity = renewed.sign("tidegate").unwrap();
+    folder.write("own.pem", &identity.certificate).unwrap();
     until("a key that does not fit is named", || {
         producer.status().warnings.iter().any(|(_, what)| what.contains("key_file"))
     })
     .await;
-    folder.write("own.key", &identity.key);
+    folder.write("own.key", &identity.key).unwrap();
     delivers(&producer, &mut stream, &kafka).await;
 }
 
 #[tokio::test]
 async fn f23_an_expired_certificate_is_named_with_its_date_on_either_side() {
-    let (kafka, authority) = (kafka().await, Authority::new());
-    let node = authority.sign("127.0.0.1", &Time::Good);
+    let (kafka, authority) = (kafka().await, Authority::new().unwrap());
+    let node = authority.sign("127.0.0.1").unwrap();
     let front = Front::new(&kafka, &node, Some(&authority)).await;
-    let folder = Folder::new();
-    folder.write("ca.pem", &authority.pem);
-    folder.write_identity(&authority.sign("tidegate", &Time::Over));
-    let producer = start_producer(&kafka, &front, folder.tls());
+    let folder = Folder::new().unwrap();
+    folder.write("ca.pem", authority.pem()).unwrap();
+    write_identity(&folder, &authority.sign_expired("tidegate").unwrap());
+    let producer = start_producer(&kafka, &front, settings(&folder));
     let mut stream = Stream::new("t");
     stream.offer(&producer, 100).await;
     waits_because(&producer, "own.pem: the certificate expired on 2021-02-03").await;
-    folder.write_identity(&authority.sign("tidegate", &Time::Good));
+    write_identity(&folder, &authority.sign("tidegate").unwrap());
     delivers(&producer, &mut stream, &kafka).await;
 
-    front.change(&authority.sign("127.0.0.1", &Time::Over), Some(&authority));
+    front.change(&authority.sign_expired("127.0.0.1").unwrap(), Some(&authority));
     stream.offer(&producer, 100).await;
     waits_because(&producer, "the certificate expired on 2021-02-03T00:00:00Z (that of the node)").await;
     front.change(&node, Some(&authority));

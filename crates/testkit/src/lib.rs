@@ -22,12 +22,18 @@
 //! - [`scram`]: the client's side of an enhanced authentication
 //! - [`process`]: the `tidegate` binary on free ports in its own folder
 //! - [`proxy`]: a network that is slow, silent or broken, between any two of them
+//! - [`folder`]: the files of one test
+//! - [`certificates`]: authorities, and what they sign
+//! - [`kafka_tls`]: a listener of Kafka for certificates, and the broker's half of it
 //! - [`blocking`]: for calls of those that start and end processes
 //! - `devices` (feature `e2e`): clients of rumqttc that publish into a ledger
 
+pub mod certificates;
 #[cfg(feature = "e2e")]
 pub mod devices;
+pub mod folder;
 pub mod kafka;
+pub mod kafka_tls;
 pub mod ledger;
 pub mod mqtt;
 pub mod process;

@@ -10,18 +10,16 @@
 #![expect(clippy::unwrap_used, reason = "a test's devices have nobody else to tell")]
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
 use tidegate_testkit::blocking;
+use tidegate_testkit::certificates::Authority;
+use tidegate_testkit::folder::Folder;
 use tidegate_testkit::kafka::RealKafka;
+use tidegate_testkit::kafka_tls::KafkaTls;
 use tidegate_testkit::process::{Launch, Tidegate};
 use tokio::time::{sleep, timeout};
 
@@ -35,33 +33,32 @@ const TOKEN: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ0aWRlIiwiaWF0IjoxNzAwMDAwMDA
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_way_to_log_in_reaches_kafka_and_a_single_replica_is_warned_of() {
     const COUNT: u32 = 100;
-    let files = Files::new();
-    let authority = Authority::new();
-    files.write_server(&authority);
-    files.write_client(&authority);
-    files.write("password", "gate\n");
-    files.write("token", TOKEN);
-    files.write("secret", "client-secret\n");
+    let files = Folder::new().unwrap();
+    let tls = KafkaTls::new(files.clone(), &Authority::new().unwrap()).unwrap();
+    files.write("password", "gate\n").unwrap();
+    files.write("token", TOKEN).unwrap();
+    files.write("secret", "client-secret\n").unwrap();
     let endpoint = token_endpoint();
-    let own = files.clone();
+    let own = tls.clone();
     let (kafka, sinks) = blocking(move || {
-        let (kafka, files) = (start_kafka(&own), own);
+        let kafka = start_kafka(&own);
         let sasl = kafka.listener("SASL").unwrap();
-        let password = format!("username = \"tide\"\npassword_file = \"{}\"", files.path("password"));
+        let password =
+            format!("username = \"tide\"\npassword_file = \"{}\"", files.path("password").display());
         let login = |mechanism: &str, keys: &str| {
             (sasl.clone(), format!("[kafka.NAME.sasl]\nmechanism = \"{mechanism}\"\n{keys}"))
         };
         let oauth = format!(
             "token_endpoint = \"{endpoint}\"\nclient_id = \"tide\"\nclient_secret_file = \"{}\"",
-            files.path("secret")
+            files.path("secret").display()
         );
         let sinks = [
             ("plain", login("plain", &password)),
             ("scram256", login("scram-sha-256", &password)),
             ("scram512", login("scram-sha-512", &password)),
-            ("token", login("oauthbearer", &format!("token_file = \"{}\"", files.path("token")))),
+            ("token", login("oauthbearer", &format!("token_file = \"{}\"", files.path("token").display()))),
             ("oauth", login("oauthbearer", &oauth)),
-            ("mtls", (kafka.listener("TLS").unwrap(), files.tls())),
+            ("mtls", (kafka.listener("TLS").unwrap(), own.section("NAME"))),
         ];
         let sinks = sinks.map(|(name, (bootstrap, keys))| (name, bootstrap, keys.replace("NAME", name)));
         (kafka, sinks)
@@ -83,18 +80,14 @@ async fn every_way_to_log_in_reaches_kafka_and_a_single_replica_is_warned_of() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f8_a_changed_password_holds_records_and_says_so_until_its_file_changes() {
-    let files = Files::new();
-    let authority = Authority::new();
-    files.write_server(&authority);
-    files.write("password", "gate\n");
-    let (own, keys) = (
-        files.clone(),
-        format!(
-            "[kafka.main.sasl]\nmechanism = \"scram-sha-512\"\nusername = \"tide\"\npassword_file = \"{}\"",
-            files.path("password")
-        ),
+    let files = Folder::new().unwrap();
+    let tls = KafkaTls::new(files.clone(), &Authority::new().unwrap()).unwrap();
+    files.write("password", "gate\n").unwrap();
+    let keys = format!(
+        "[kafka.main.sasl]\nmechanism = \"scram-sha-512\"\nusername = \"tide\"\npassword_file = \"{}\"",
+        files.path("password").display()
     );
-    let kafka = blocking(move || start_kafka(&own)).await;
+    let kafka = blocking(move || start_kafka(&tls)).await;
     let broker = start_broker(&[("main", kafka.listener("SASL").unwrap(), keys)]).await;
     let mut device = Device::connect(&broker);
     device.publish(200).await;
@@ -115,7 +108,7 @@ async fn f8_a_changed_password_holds_records_and_says_so_until_its_file_changes(
     assert!(metric(&broker, "tidegate_sink_up") < 0.5);
     assert!(metric(&broker, "tidegate_sink_spill_records") > 0.5);
 
-    files.write("password", "new-password\n");
+    files.write("password", "new-password\n").unwrap();
     drained(&broker).await;
     device.publish(200).await;
     drained(&broker).await;
@@ -131,41 +124,13 @@ async fn f8_a_changed_password_holds_records_and_says_so_until_its_file_changes(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f23_new_certificates_on_both_sides_are_taken_without_a_restart() {
-    let files = Files::new();
-    let old = Authority::new();
-    files.write_server(&old);
-    files.write_client(&old);
-    let (own, keys) = (files.clone(), files.tls().replace("NAME", "main"));
-    let kafka = blocking(move || start_kafka(&own)).await;
-    let broker = start_broker(&[("main", kafka.listener("TLS").unwrap(), keys)]).await;
-    let mut device = Device::connect(&broker);
-    device.publish(200).await;
-
-    let new = Authority::new();
-    files.write_server(&new);
-    let kafka = restart(kafka).await;
-    device.publish(200).await;
-    said(&broker, "the node's certificate is refused", NOTICE).await;
-    files.write_client(&new);
-    drained(&broker).await;
-    device.publish(200).await;
-    drained(&broker).await;
-    let found = blocking(move || values(&kafka)).await;
-    assert_eq!(found, device.sent, "once, in order");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_reads_over_tls_and_takes_new_certificates_without_a_restart() {
-    let files = Files::new();
-    let old = Authority::new();
-    files.write_server(&old);
-    files.write_client(&old);
-    let (own, keys) = (files.clone(), files.tls().replace("NAME", "main"));
+    let tls = KafkaTls::new(Folder::new().unwrap(), &Authority::new().unwrap()).unwrap();
+    let own = tls.clone();
     let (kafka, broker) = blocking(move || {
         let kafka = start_kafka(&own);
         kafka.create_topic("commands", 1, &[]).unwrap();
-        let bootstrap = kafka.listener("TLS").unwrap();
+        let (bootstrap, keys) = (kafka.listener("TLS").unwrap(), own.section("main"));
         let config = format!(
             "[kafka.main]\nbootstrap = [\"{bootstrap}\"]\n{keys}\n\
              [[rules]]\nid = \"none\"\nsql = 'SELECT * FROM \"unused\"'\noutputs = [{{ topic = \"{TOPIC}\" }}]\n\
@@ -184,12 +149,12 @@ async fn a_source_reads_over_tls_and_takes_new_certificates_without_a_restart() 
         assert_eq!(next_command(&mut events).await, number.to_string());
     }
 
-    let new = Authority::new();
-    files.write_server(&new);
+    let new = Authority::new().unwrap();
+    tls.kafka_moves_to(&new).unwrap();
     let kafka = restart(kafka).await;
     said(&broker, "the node's certificate is refused", 2 * NOTICE).await;
     let _kafka = append(kafka, 100..200).await;
-    files.write_client(&new);
+    tls.broker_moves_to(&new).unwrap();
     // What was not committed may come again.
     let mut expected = 100;
     while expected < 200 {
@@ -236,7 +201,7 @@ async fn wait_for(events: &mut EventLoop, is: impl Fn(&Packet) -> bool) -> Packe
 }
 
 /// A Kafka with a listener for passwords and tokens, and one for certificates.
-fn start_kafka(files: &Files) -> RealKafka {
+fn start_kafka(tls: &KafkaTls) -> RealKafka {
     const SASL: &str = "listener.name.sasl";
     const MODULES: &str = "org.apache.kafka.common.security";
     let settings = [
@@ -250,14 +215,10 @@ fn start_kafka(files: &Files) -> RealKafka {
             "{SASL}.oauthbearer.sasl.jaas.config={MODULES}.oauthbearer.OAuthBearerLoginModule required \
              unsecuredLoginStringClaim_sub=\"kafka\";"
         ),
-        "listener.name.tls.ssl.keystore.type=PEM".to_owned(),
-        format!("listener.name.tls.ssl.keystore.location={}", files.path("server.pem")),
-        "listener.name.tls.ssl.truststore.type=PEM".to_owned(),
-        format!("listener.name.tls.ssl.truststore.location={}", files.path("server-ca.pem")),
-        "listener.name.tls.ssl.client.auth=required".to_owned(),
     ];
-    let mut options =
-        vec!["--listener", "SASL=SASL_PLAINTEXT", "--listener", "TLS=SSL", "--scram", "tide=gate"];
+    let listener = tls.listener();
+    let mut options = vec!["--listener", "SASL=SASL_PLAINTEXT", "--scram", "tide=gate"];
+    options.extend(listener.iter().map(String::as_str));
     options.extend(settings.iter().flat_map(|setting| ["--set", setting]));
     let kafka = RealKafka::start_with(&options).expect("a real Kafka starts");
     kafka.create_topic(TOPIC, 1, &[]).expect("the topic is created");
@@ -353,88 +314,4 @@ fn token_endpoint() -> String {
         }
     });
     url
-}
-
-/// Another one each time.
-fn number() -> u32 {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    COUNT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// The files of one test, deleted with it.
-#[derive(Clone)]
-struct Files(Arc<Folder>);
-
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-impl Files {
-    fn new() -> Self {
-        let number = number();
-        let path = std::env::temp_dir().join(format!("tidegate-secrets-{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(Arc::new(Folder(path)))
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.0.join(name).display().to_string()
-    }
-
-    fn write(&self, name: &str, contents: &str) {
-        fs::write(self.0.0.join(name), contents).unwrap();
-    }
-
-    /// What Kafka shows, and whom it trusts.
-    fn write_server(&self, authority: &Authority) {
-        let (certificate, key) = authority.sign("127.0.0.1");
-        self.write("server.pem", &(key + &certificate));
-        self.write("server-ca.pem", &authority.pem);
-    }
-
-    /// What the broker shows, and whom it trusts.
-    fn write_client(&self, authority: &Authority) {
-        let (certificate, key) = authority.sign("tidegate");
-        self.write("own.pem", &certificate);
-        self.write("own.key", &key);
-        self.write("ca.pem", &authority.pem);
-    }
-
-    fn tls(&self) -> String {
-        format!(
-            "[kafka.NAME.tls]\nca_file = \"{}\"\ncertificate_file = \"{}\"\nkey_file = \"{}\"",
-            self.path("ca.pem"),
-            self.path("own.pem"),
-            self.path("own.key")
-        )
-    }
-}
-
-/// Signs certificates.
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        // Two authorities of one name would be taken for each other.
-        params.distinguished_name.push(DnType::CommonName, format!("authority {}", number()));
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(params, key) }
-    }
-
-    /// A certificate for this name, and its key, in PEM.
-    fn sign(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
 }

@@ -12,6 +12,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 #![expect(clippy::print_stderr, reason = "the rows of the table are what this suite is for")]
 
+mod certificates;
 mod clients;
 mod cluster;
 mod disk;
