@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, io};
 
+use parking_lot::Mutex;
+
 use crate::ledger::Found;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/kafka");
@@ -48,6 +50,8 @@ pub struct RealKafka {
     bootstrap: String,
     /// What the start printed.
     lines: Vec<u8>,
+    /// By topic: what [`fence_producer`](Self::fence_producer) had Kafka append, which no consumer is given.
+    markers: Mutex<BTreeMap<String, u64>>,
 }
 
 impl RealKafka {
@@ -71,7 +75,7 @@ impl RealKafka {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let dir = env::temp_dir().join(format!("tidegate-kafka-{}-{number}", std::process::id()));
         // Made before it is started, so that a start that fails half-way is cleaned up by the drop.
-        let mut kafka = Self { dir, bootstrap: String::new(), lines: Vec::new() };
+        let mut kafka = Self { dir, bootstrap: String::new(), lines: Vec::new(), markers: Mutex::default() };
         kafka.lines = kafka.script("start", options)?;
         kafka.bootstrap = field(&kafka.lines, "bootstrap")?;
         Ok(kafka)
@@ -264,7 +268,8 @@ impl RealKafka {
     ///
     /// [`KafkaError`] when Kafka does not answer or gives fewer records than its offsets promise within ten seconds.
     pub fn records(&self, topic: &str) -> Result<Vec<Record>, KafkaError> {
-        let count = self.record_count(topic)?;
+        let markers = self.markers.lock().get(topic).copied().unwrap_or(0);
+        let count = self.record_count(topic)?.saturating_sub(markers);
         if count == 0 {
             return Ok(Vec::new());
         }
@@ -318,6 +323,26 @@ impl RealKafka {
         let class = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
         let text = self.tool(class, &["--describe", "--group", group])?;
         Ok(text.lines().filter_map(|line| parse_group_place(group, line)).collect())
+    }
+
+    /// Fences the producer that wrote last into a partition, with Kafka's own `kafka-transactions abort`: a marker of the
+    /// producer's next epoch is appended, and Kafka refuses what comes under the old one.
+    ///
+    /// # Errors
+    ///
+    /// [`KafkaError`] when nobody has written into the partition, or Kafka refuses.
+    pub fn fence_producer(&self, topic: &str, partition: u32) -> Result<(), KafkaError> {
+        let class = "org.apache.kafka.tools.TransactionsCommand";
+        let partition = partition.to_string();
+        let place = ["--topic", topic, "--partition", &partition];
+        let text = self.tool(class, &[&["describe-producers"][..], &place].concat())?;
+        let producers = text.lines().filter_map(parse_producer);
+        let (_, id, epoch) = producers.max().ok_or_else(|| output("describe-producers", &text))?;
+        let (id, epoch) = (id.to_string(), (epoch + 1).to_string());
+        let epoch = ["--producer-id", &id, "--producer-epoch", &epoch, "--coordinator-epoch", "0"];
+        self.tool(class, &[&["abort"][..], &place, &epoch].concat())?;
+        *self.markers.lock().entry(topic.to_owned()).or_default() += 1;
+        Ok(())
     }
 
     /// Appends records with Kafka's own console producer: text without line breaks, keys without tabs.
@@ -409,6 +434,14 @@ fn number<T: std::str::FromStr>(field: &[u8], label: &str) -> Option<T> {
 fn parse_offset(topic: &str, line: &str) -> Option<(i32, i64)> {
     let (partition, offset) = line.strip_prefix(topic)?.strip_prefix(':')?.split_once(':')?;
     Some((partition.parse().ok()?, offset.parse().ok()?))
+}
+
+/// Reads a line of `ProducerId ProducerEpoch LatestCoordinatorEpoch LastSequence LastTimestamp ...` as the timestamp, the id
+/// and the epoch.
+fn parse_producer(line: &str) -> Option<(i64, i64, i32)> {
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let [id, epoch, _, _, at, ..] = fields[..] else { return None };
+    Some((at.parse().ok()?, id.parse().ok()?, epoch.parse().ok()?))
 }
 
 /// Reads a line of `GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG CONSUMER-ID HOST CLIENT-ID`.

@@ -108,6 +108,32 @@ fn allow(kafka: &RealKafka, change: &str, operation: &str) {
     kafka.tool("org.apache.kafka.tools.AclCommand", &args).unwrap();
 }
 
+/// What Kafka 4 still does to an idempotent producer: one that it has forgotten is taken on at any sequence number, so there
+/// is no UNKNOWN_PRODUCER_ID, but an epoch that is not the newest is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f34_kafka_fences_the_producer() {
+    const FENCED: [u32; 3] = [0, 1, 0];
+    let mut scene = Scene::new(Stage::default()).await;
+    let devices = scene.devices(Fleet { interval: Duration::from_millis(20), ..Fleet::default() });
+    sleep(Duration::from_secs(2)).await;
+    for partition in FENCED {
+        scene.kafka(move |kafka| kafka.fence_producer(TOPIC, partition).unwrap()).await;
+    }
+    scene
+        .until("each time another producer id is taken", NOTICE, |scene| {
+            let taken = |line: &&String| line.contains("new producer id");
+            scene.broker.lock().output().iter().filter(taken).count() >= FENCED.len()
+        })
+        .await;
+    let counted = scene.count("tidegate_sink_possible_duplicates_total");
+    assert!(counted > 0, "something was on its way, and is counted");
+    let fault = format!(
+        "F34 Kafka fences the producer {} times ({counted} possible duplicates counted)",
+        FENCED.len()
+    );
+    scene.end(&fault, devices, Duplicates::AtMost(counted)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f35_a_quota_throttles() {
     fn quota(kafka: &RealKafka, change: [&str; 2]) {
