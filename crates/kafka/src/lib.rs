@@ -130,6 +130,8 @@ pub use murmur2::murmur2;
 pub use partitioner::{JavaPartitioner, Partitioner};
 pub use producer::Producer;
 pub use reader::{Fetched, FetchedRecord, ReadError, Reader};
+#[doc(hidden)]
+pub use record_batch::BatchEncoder;
 pub use sasl::{Login, Sasl, Secret, SecretError, TokenSource};
 pub use source::{
     Batch, PartitionStatus, Source, SourceConfig, SourceError, SourceState, SourceStatus, SourceWatch, Start,

@@ -82,6 +82,26 @@ impl Buffers {
     }
 }
 
+/// Makes the bytes of batches as a producer does, without one: so that they can be measured beside other encoders.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct BatchEncoder(Buffers);
+
+impl BatchEncoder {
+    /// Returns the batch of these records, checksum and all, in a buffer that the next one reuses.
+    pub fn encode<'r>(&mut self, records: impl IntoIterator<Item = &'r Record<'r>>) -> &[u8] {
+        let mut batch = OpenBatch::new(std::mem::take(&mut self.0), Compression::None, Instant::now());
+        for record in records {
+            let charged = budget_bytes(record);
+            batch.push(record, Ticket { source: SourceId::default(), ack: None, charged });
+        }
+        let mut sealed = batch.seal();
+        sealed.stamp(ProducerIdentity { id: 0, epoch: 0 }, 0);
+        self.0 = sealed.finish(&mut Vec::new());
+        &self.0.bytes
+    }
+}
+
 /// A batch that still takes records.
 #[derive(Debug)]
 pub(crate) struct OpenBatch {
