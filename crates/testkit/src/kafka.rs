@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, fs, io};
 
 use parking_lot::Mutex;
@@ -285,6 +286,8 @@ impl RealKafka {
                 "--isolation-level",
                 "read_committed",
                 "--formatter-property",
+                "print.timestamp=true",
+                "--formatter-property",
                 "print.partition=true",
                 "--formatter-property",
                 "print.offset=true",
@@ -403,6 +406,8 @@ pub struct Record {
     pub partition: i32,
     /// Offset in the partition.
     pub offset: i64,
+    /// When its producer says that it was made, in whole milliseconds.
+    pub time: SystemTime,
     /// Key, if it has one.
     pub key: Option<Vec<u8>>,
     /// Value; empty for a tombstone too.
@@ -415,15 +420,16 @@ impl Record {
         Found { partition: self.partition, offset: self.offset, key: self.key.as_deref(), value: &self.value }
     }
 
-    /// Reads `Partition:P 0x1F Offset:O 0x1F KEY 0x1F VALUE`, in which 0x1D alone stands for null.
+    /// Reads `CreateTime:T 0x1F Partition:P 0x1F Offset:O 0x1F KEY 0x1F VALUE`, in which 0x1D alone stands for null.
     fn parse(line: &[u8]) -> Option<Self> {
-        let mut fields = line.splitn(4, |&byte| byte == 0x1f);
+        let mut fields = line.splitn(5, |&byte| byte == 0x1f);
+        let time = UNIX_EPOCH + Duration::from_millis(number(fields.next()?, "CreateTime:")?);
         let partition = number(fields.next()?, "Partition:")?;
         let offset = number(fields.next()?, "Offset:")?;
         let mut bytes = || fields.next().map(|field| (field != [0x1d]).then(|| field.to_vec()));
         let key = bytes()?;
         let value = bytes()?.unwrap_or_default();
-        Some(Self { partition, offset, key, value })
+        Some(Self { partition, offset, time, key, value })
     }
 }
 
@@ -481,14 +487,21 @@ mod tests {
 
     #[test]
     fn a_line_of_the_console_consumer_is_a_record() {
-        let record = Record::parse(b"Partition:3\x1fOffset:12\x1fkey\x1fa\x1fb\n").unwrap();
+        let at = |milliseconds| UNIX_EPOCH + Duration::from_millis(milliseconds);
+        let record = Record::parse(b"CreateTime:7\x1fPartition:3\x1fOffset:12\x1fkey\x1fa\x1fb\n").unwrap();
         assert_eq!(
             record,
-            Record { partition: 3, offset: 12, key: Some(b"key".into()), value: b"a\x1fb\n".into() }
+            Record {
+                partition: 3,
+                offset: 12,
+                time: at(7),
+                key: Some(b"key".into()),
+                value: b"a\x1fb\n".into()
+            }
         );
-        let null = Record::parse(b"Partition:0\x1fOffset:0\x1f\x1d\x1f\x1d").unwrap();
-        assert_eq!(null, Record { partition: 0, offset: 0, key: None, value: Vec::new() });
-        let empty = Record::parse(b"Partition:0\x1fOffset:0\x1f\x1f").unwrap();
+        let null = Record::parse(b"CreateTime:0\x1fPartition:0\x1fOffset:0\x1f\x1d\x1f\x1d").unwrap();
+        assert_eq!(null, Record { partition: 0, offset: 0, time: at(0), key: None, value: Vec::new() });
+        let empty = Record::parse(b"CreateTime:0\x1fPartition:0\x1fOffset:0\x1f\x1f").unwrap();
         assert_eq!(empty.key, Some(Vec::new()));
         assert_eq!(Record::parse(b"Processed a total of 3 messages"), None);
     }

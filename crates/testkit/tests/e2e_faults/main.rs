@@ -14,6 +14,7 @@
 
 mod certificates;
 mod clients;
+mod clock;
 mod cluster;
 mod disk;
 mod kafka_away;
