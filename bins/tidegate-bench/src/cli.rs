@@ -207,10 +207,10 @@ pub(crate) struct ReferenceArgs {
     /// How long acknowledged records may take to appear in Kafka.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
     pub(crate) wait: Duration,
-    /// Keep the ledger in this file [default: it goes with the run].
+    /// Keep the ledger in this file, or in FILE.0, FILE.1 and so on [default: it goes with the run].
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
-    /// Start this tidegate binary on --target for the run, with a rule that does that.
+    /// Start this tidegate binary on each --target for the run, with a rule that does that.
     #[arg(long, value_name = "BINARY")]
     pub(crate) start: Option<PathBuf>,
     /// Start a Kafka for the run with this script (scripts/kafka of Tidegate's repository).
@@ -243,9 +243,15 @@ pub(crate) struct VerifyArgs {
 /// Who connects, and what is measured and written down.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeviceArgs {
-    /// The broker.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:1883")]
-    pub(crate) target: String,
+    /// The broker, or several among which the devices are spread evenly; may be repeated.
+    #[arg(
+        long,
+        visible_alias = "broker",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:1883"
+    )]
+    pub(crate) target: Vec<String>,
     /// The number of the first device: client ids are `bench-NUMBER`.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) first_id: u32,
@@ -270,10 +276,21 @@ pub(crate) struct DeviceArgs {
     /// Source addresses, taken in turn. Towards 127.0.0.0/8 as many as are needed are taken from there.
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub(crate) source: Vec<IpAddr>,
-    /// Threads of the generator.
+    /// Threads of the generator, in each of its processes.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: u16,
-    /// Measure CPU time and memory of these processes on this machine, such as broker=123; may be repeated.
+    /// Processes of the generator, for more devices than one process may have open files; not where devices hear each
+    /// other.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) processes: u16,
+    /// Carry this share of the devices, as the process says that is at the other end of stdin and stdout.
+    #[arg(long, hide = true)]
+    pub(crate) share: Option<u16>,
+    /// The ledger of the share.
+    #[arg(long, hide = true, requires = "share")]
+    pub(crate) share_ledger: Option<PathBuf>,
+    /// Measure CPU time and memory of these processes on this machine, such as broker=123; may be repeated. Those that
+    /// are given one name count as one.
     #[arg(long, value_name = "[NAME=]PID", value_delimiter = ',', value_parser = Target::parse)]
     pub(crate) pid: Vec<Target>,
     /// Write the report to a file, as JSON.
@@ -305,7 +322,8 @@ pub(crate) struct MessageArgs {
     /// Messages of each device.
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
-    /// Note what is sent and acknowledged in a new file, for `verify`.
+    /// Note what is sent and acknowledged in a new file, for `verify`; each of several processes has its own, FILE.0,
+    /// FILE.1 and so on.
     #[arg(long, value_name = "FILE")]
     pub(crate) ledger: Option<PathBuf>,
     /// How long to wait for the last acknowledgements.
@@ -435,11 +453,11 @@ impl ReferenceArgs {
     }
 
     /// Returns what to ask Kafka afterwards.
-    pub(crate) fn question(&self, bootstrap: Vec<String>, ledger: PathBuf) -> Question {
+    pub(crate) fn question(&self, bootstrap: Vec<String>, ledgers: Vec<PathBuf>) -> Question {
         Question {
             bootstrap,
             topic: self.topic.clone(),
-            ledgers: vec![ledger],
+            ledgers,
             wait: self.wait,
             duplicates: Duplicates::Wrong,
         }
@@ -476,15 +494,26 @@ impl DeviceArgs {
         duration: Option<Duration>,
         drain: Duration,
     ) -> Result<Plan, String> {
-        let target = resolve(&self.target)?;
+        let targets = self.target.iter().map(|target| resolve(target)).collect::<Result<Vec<_>, _>>()?;
         if self.first_id.checked_add(clients).is_none() {
             return Err(format!("device numbers end at {}", u32::MAX));
         }
-        if let Some(source) = self.source.iter().find(|source| source.is_ipv4() != target.is_ipv4()) {
-            return Err(format!("{target} can't be reached from {source}: one is IPv4, the other IPv6"));
+        for target in &targets {
+            if let Some(source) = self.source.iter().find(|source| source.is_ipv4() != target.is_ipv4()) {
+                return Err(format!("{target} can't be reached from {source}: one is IPv4, the other IPv6"));
+            }
+        }
+        if u32::from(self.processes) > clients {
+            return Err(format!("--processes {} is more than there are devices", self.processes));
+        }
+        let hear_each_other =
+            matches!(&traffic, Traffic::Publish(publishing) if publishing.audience.is_some());
+        if hear_each_other && (self.processes > 1 || targets.len() > 1) {
+            return Err(
+                "devices that hear each other need one broker (--target) and --processes 1".to_owned()
+            );
         }
         Ok(Plan {
-            target,
             clients,
             first_id: self.first_id,
             connect_rate: self.connect_rate.unwrap_or(Self::CONNECT_RATE),
@@ -497,11 +526,13 @@ impl DeviceArgs {
             duration,
             drain,
             threads: usize::from(self.threads),
+            processes: self.processes,
             sources: if self.source.is_empty() {
-                loopback_sources(target, clients)
+                loopback_sources(&targets, clients)
             } else {
                 self.source.clone()
             },
+            targets,
             ledger: None,
         })
     }
@@ -516,17 +547,15 @@ fn resolve(target: &str) -> Result<SocketAddr, String> {
 }
 
 /// All of 127.0.0.0/8 is this machine: enough source addresses for any number of clients, where one is not enough.
-fn loopback_sources(target: SocketAddr, clients: u32) -> Vec<IpAddr> {
-    match target.ip() {
-        IpAddr::V4(ip) if ip.is_loopback() && clients > CLIENTS_PER_SOURCE => {
-            let first = u32::from(Ipv4Addr::LOCALHOST);
-            // 2^32 clients are 2,147,484 addresses of the 16 million.
-            (0..clients.div_ceil(CLIENTS_PER_SOURCE))
-                .map(|place| IpAddr::V4(Ipv4Addr::from(first + place)))
-                .collect()
-        }
-        _ => Vec::new(),
+fn loopback_sources(targets: &[SocketAddr], clients: u32) -> Vec<IpAddr> {
+    if clients <= CLIENTS_PER_SOURCE
+        || !targets.iter().all(|target| target.is_ipv4() && target.ip().is_loopback())
+    {
+        return Vec::new();
     }
+    let first = u32::from(Ipv4Addr::LOCALHOST);
+    // 2^32 clients are 2,147,484 addresses of the 16 million.
+    (0..clients.div_ceil(CLIENTS_PER_SOURCE)).map(|place| IpAddr::V4(Ipv4Addr::from(first + place))).collect()
 }
 
 #[cfg(test)]
@@ -562,7 +591,7 @@ mod tests {
              --v5 --keep-alive 60 --duration 1m",
         )
         .unwrap();
-        assert_eq!(plan.target, SocketAddr::from(([127, 0, 0, 1], 1884)));
+        assert_eq!(plan.targets, [SocketAddr::from(([127, 0, 0, 1], 1884))]);
         assert_eq!((plan.clients, plan.keep_alive, plan.version), (5000, 60, Version::V5));
         assert_eq!(plan.duration, Some(Duration::from_mins(1)));
         let sources: Vec<IpAddr> = (1..=3).map(|last| IpAddr::from([127, 0, 0, last])).collect();
@@ -602,6 +631,14 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_spread_over_all_brokers() {
+        let line = "reference --clients 5000 --processes 3 --broker 127.0.0.1:1 --broker 127.0.0.2:2";
+        let plan = plan(line).unwrap();
+        let brokers = [([127, 0, 0, 1], 1), ([127, 0, 0, 2], 2)].map(SocketAddr::from);
+        assert_eq!((&plan.targets[..], plan.processes, plan.sources.len()), (&brokers[..], 3, 3));
+    }
+
+    #[test]
     fn a_count_without_a_duration_ends_with_the_count() {
         assert_eq!(plan("flood --count 10").unwrap().duration, None);
         assert_eq!(plan("flood").unwrap().duration, Some(MessageArgs::DURATION));
@@ -629,6 +666,10 @@ mod tests {
             ("pairs --payload-format none", "latency"),
             ("storm --retry 0s", "--retry"),
             ("idle --password x", "--username"),
+            ("fleet --clients 3 --processes 4", "--processes"),
+            ("idle --processes 0", "--processes"),
+            ("fanout --processes 2", "hear each other"),
+            ("pairs --broker 127.0.0.1:1 --broker 127.0.0.1:2", "hear each other"),
         ] {
             let error = plan(line).expect_err(line);
             assert!(error.contains(reason), "{line}: {error}");

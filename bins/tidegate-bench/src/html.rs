@@ -62,7 +62,7 @@ fn write_page(out: &mut String, report: &Report) -> fmt::Result {
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width,initial-scale=1\"><title>{title}</title><style>{STYLE}</style></head><body>\n\
          <h1>{title}</h1><p>{} over {}, tidegate-bench {}</p>\n",
-        Escaped(&report.setup.target),
+        Escaped(&report.setup.targets.join(", ")),
         report.setup.protocol,
         report.version,
         title = Escaped(&title),

@@ -4,10 +4,12 @@
 //! acknowledgements are waited for; then all say DISCONNECT.
 
 mod baton;
+mod crew;
 mod device;
 mod link;
 mod payload;
 mod plan;
+mod processes;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -16,22 +18,20 @@ mod worker;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::Waker;
 use serde::Serialize;
 use thiserror::Error;
-use tidegate_ledger::file::Writer;
 
-use self::baton::{Baton, Phase, Window};
+use self::baton::Phase;
+pub(crate) use self::crew::Share;
+use self::crew::{Crew, Threads};
 pub(crate) use self::payload::{Payload, PayloadFormat, Stamp};
 pub(crate) use self::plan::{Audience, Pace, Plan, Publishing, Storm, TopicTemplate, Traffic};
+pub(crate) use self::processes::{Processes, follow};
 pub(crate) use self::tally::{Counters, Tally};
-use self::worker::Worker;
 use crate::latency::Latencies;
-use crate::procfs::{self, Usage};
+use crate::procfs::{Group, Usage};
 
 /// How often the conductor looks whether a phase has ended.
 const STEP: Duration = Duration::from_millis(10);
@@ -46,14 +46,18 @@ const LISTED_SECONDS: usize = 86_400;
 #[derive(Debug, Error)]
 pub(crate) enum LoadError {
     #[error(
-        "{clients} clients need {needed} open files, and this process may have {limit}; raise it (ulimit -n), or run \
-         several with different --first-id"
+        "{clients} clients need {needed} open files in each of {processes} processes, and a process may have {limit}; \
+         raise it (ulimit -n), or use more --processes"
     )]
-    FileLimit { clients: u32, needed: u64, limit: u64 },
+    FileLimit { clients: u32, processes: u16, needed: u64, limit: u64 },
     #[error("the generator failed: {0}")]
     Generator(#[from] io::Error),
     #[error("a thread of the generator panicked")]
     Panicked,
+    #[error("generator process {number} ({pid}) ended before the run did: {how}")]
+    Process { number: usize, pid: u32, how: String },
+    #[error("nobody says what this share of a load is to do")]
+    NoConductor,
 }
 
 /// What a process did in a second.
@@ -115,28 +119,56 @@ pub(crate) struct Outcome {
     pub(crate) interrupted: bool,
 }
 
-/// Runs the plan to its end, or until `stop` is set; what was counted by then is the outcome.
+/// Runs the plan to its end in this process, or until `stop` is set; what was counted by then is the outcome.
 pub(crate) fn run(
     plan: &Plan,
-    pids: &[u32],
+    groups: &[Group],
     stop: &AtomicBool,
     on_second: impl FnMut(&Second),
 ) -> Result<Outcome, LoadError> {
-    let needed = u64::from(plan.clients) + OTHER_FILES;
+    raise_file_limit(plan, Share::WHOLE)?;
+    conduct(plan, Threads::new(plan, Share::WHOLE), groups, stop, on_second)
+}
+
+/// Does as [`run`] in several processes.
+pub(crate) fn run_in(
+    processes: Processes,
+    plan: &Plan,
+    groups: &[Group],
+    stop: &AtomicBool,
+    on_second: impl FnMut(&Second),
+) -> Result<Outcome, LoadError> {
+    conduct(plan, processes, groups, stop, on_second)
+}
+
+/// Makes room for the sockets of a share.
+fn raise_file_limit(plan: &Plan, share: Share) -> Result<(), LoadError> {
+    let needed = u64::from(share.clients(plan)) + OTHER_FILES;
     let limit = rlimit::increase_nofile_limit(needed)?;
     if limit < needed {
-        return Err(LoadError::FileLimit { clients: plan.clients, needed, limit });
+        let (clients, processes) = (plan.clients, plan.processes);
+        return Err(LoadError::FileLimit { clients, processes, needed, limit });
     }
-    let mut usages = Moments { before: measure(pids), ..Moments::default() };
-    let mut conductor = Conductor::start(plan, pids, stop, on_second)?;
+    Ok(())
+}
+
+fn conduct(
+    plan: &Plan,
+    crew: impl Crew,
+    groups: &[Group],
+    stop: &AtomicBool,
+    on_second: impl FnMut(&Second),
+) -> Result<Outcome, LoadError> {
+    let mut usages = Moments { before: measure(groups), ..Moments::default() };
+    let mut conductor = Conductor::start(crew, groups, stop, on_second)?;
     let clients = u64::from(plan.clients);
 
     conductor.until(None, |counters| counters.connected + counters.failed >= clients);
     let connecting = conductor.start.elapsed();
     conductor.until(Some(SETTLE), |_| false);
-    usages.connected = measure(pids);
+    usages.connected = measure(groups);
 
-    let (publishers, cut) = (u64::from(plan.publishers()), conductor.counters().online());
+    let (publishers, cut) = (u64::from(plan.publishers()), conductor.crew.counters().online());
     conductor.enter(Phase::Publish)?;
     let published_from = conductor.start.elapsed();
     conductor.until(plan.duration, |counters| match plan.traffic {
@@ -148,70 +180,46 @@ pub(crate) fn run(
 
     conductor.enter(Phase::Drain)?;
     conductor.drain(plan.drain);
-    usages.done = measure(pids);
+    usages.done = measure(groups);
     let interrupted = stop.load(Ordering::Relaxed);
     let (tally, seconds, total) = conductor.finish()?;
     Ok(Outcome { tally, seconds, connecting, publishing, total, usages, interrupted })
 }
 
-fn measure(pids: &[u32]) -> Vec<Option<Usage>> {
-    pids.iter().map(|pid| procfs::usage(*pid).ok()).collect()
+fn measure(groups: &[Group]) -> Vec<Option<Usage>> {
+    groups.iter().map(Group::usage).collect()
 }
 
-/// Leads the threads through the phases, and lets the seconds be seen.
-struct Conductor<'a, F> {
+/// Leads those who carry the load through the phases, and lets the seconds be seen.
+struct Conductor<'a, C, F> {
     start: Instant,
-    baton: Arc<Baton>,
-    threads: Vec<Thread>,
+    crew: C,
     stop: &'a AtomicBool,
     on_second: F,
-    ledger: Option<Arc<Writer>>,
     seconds: Vec<Second>,
     seconds_ended: u64,
     /// The counters at the end of the last second.
     before: Counters,
-    pids: &'a [u32],
+    groups: &'a [Group],
     /// What they had used at the end of the last second, and when that was.
     usages: (Duration, Vec<Option<Usage>>),
 }
 
-struct Thread {
-    handle: JoinHandle<io::Result<Tally>>,
-    waker: Waker,
-    window: Arc<Mutex<Window>>,
-}
-
-impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
-    fn start(plan: &Plan, pids: &'a [u32], stop: &'a AtomicBool, on_second: F) -> Result<Self, LoadError> {
-        let plan = Arc::new(plan.clone());
-        let ledger = plan.ledger.clone();
-        let baton = Arc::new(Baton::default());
+impl<'a, C: Crew, F: FnMut(&Second)> Conductor<'a, C, F> {
+    fn start(
+        mut crew: C,
+        groups: &'a [Group],
+        stop: &'a AtomicBool,
+        on_second: F,
+    ) -> Result<Self, LoadError> {
         let start = Instant::now();
-        let mut threads = Vec::with_capacity(plan.threads);
-        for index in 0..plan.threads {
-            let (worker, waker, window) = Worker::new(&plan, index, &baton, start)?;
-            let name = format!("load-{index}");
-            let handle = std::thread::Builder::new().name(name).spawn(move || worker.run())?;
-            threads.push(Thread { handle, waker, window });
-        }
+        crew.begin(start)?;
         let (seconds, seconds_ended, before) = (Vec::new(), 0, Counters::default());
-        let usages = (start.elapsed(), measure(pids));
-        Ok(Self {
-            start,
-            baton,
-            threads,
-            stop,
-            on_second,
-            ledger,
-            seconds,
-            seconds_ended,
-            before,
-            pids,
-            usages,
-        })
+        let usages = (start.elapsed(), measure(groups));
+        Ok(Self { start, crew, stop, on_second, seconds, seconds_ended, before, groups, usages })
     }
 
-    /// Waits until `done`, until that much time has passed, until somebody stops the run, or until a thread fails.
+    /// Waits until `done`, until that much time has passed, until somebody stops the run, or until a part of it fails.
     fn until(&mut self, limit: Option<Duration>, done: impl Fn(&Counters) -> bool) {
         let deadline = limit.map(|limit| Instant::now() + limit);
         while !self.stop.load(Ordering::Relaxed) {
@@ -229,39 +237,24 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
     }
 
     fn is_drained(&self) -> bool {
-        let nobody_waits = self.threads.iter().all(|thread| {
-            thread.window.lock().expect("no thread panics while it holds the window").is_drained()
-        });
-        nobody_waits && self.counters().undelivered() == 0
+        self.crew.is_drained() && self.crew.counters().undelivered() == 0
     }
 
     /// Waits a little, and returns whether it is done, or can't go on.
     fn step(&mut self, done: &impl Fn(&Counters) -> bool) -> bool {
         std::thread::sleep(STEP);
-        let counters = self.counters();
+        let counters = self.crew.counters();
         let seconds = self.start.elapsed().as_secs();
         if seconds > self.seconds_ended {
             self.seconds_ended = seconds;
             self.end_second(seconds, counters);
         }
-        done(&counters) || self.threads.iter().any(|thread| thread.handle.is_finished())
-    }
-
-    fn counters(&self) -> Counters {
-        let mut all = Counters::default();
-        for thread in &self.threads {
-            all += thread.window.lock().expect("no thread panics while it holds the window").counters;
-        }
-        all
+        done(&counters) || self.crew.has_ended()
     }
 
     fn end_second(&mut self, at: u64, now: Counters) {
         let mut latencies = Latencies::new();
-        for thread in &self.threads {
-            let mut window = thread.window.lock().expect("no thread panics while it holds the window");
-            latencies.merge(&window.latencies);
-            window.latencies.clear();
-        }
+        self.crew.take_latencies(&mut latencies);
         let before = std::mem::replace(&mut self.before, now);
         let troubles = |counters: &Counters| {
             counters.failed + counters.lost + counters.rejected + counters.corrupt + counters.retried
@@ -291,7 +284,7 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
 
     /// Returns what the processes did since this was asked last.
     fn samples(&mut self) -> Vec<Sample> {
-        let now = (self.start.elapsed(), measure(self.pids));
+        let now = (self.start.elapsed(), measure(self.groups));
         let before = std::mem::replace(&mut self.usages, now);
         let passed = self.usages.0.saturating_sub(before.0).as_secs_f64().max(f64::EPSILON);
         let cpu = |usage: &Usage| usage.user + usage.system;
@@ -306,19 +299,11 @@ impl<'a, F: FnMut(&Second)> Conductor<'a, F> {
     }
 
     fn enter(&mut self, phase: Phase) -> io::Result<()> {
-        self.baton.pass(phase, self.start.elapsed());
-        self.threads.iter().try_for_each(|thread| thread.waker.wake())
+        self.crew.enter(phase, self.start.elapsed())
     }
 
-    fn finish(mut self) -> Result<(Tally, Vec<Second>, Duration), LoadError> {
-        self.enter(Phase::Disconnect)?;
-        let mut tally = Tally::new();
-        for thread in self.threads {
-            tally.merge(&thread.handle.join().map_err(|_| LoadError::Panicked)??);
-        }
-        if let Some(ledger) = &self.ledger {
-            ledger.finish().map_err(|error| worker::ledger_failed(&error))?;
-        }
+    fn finish(self) -> Result<(Tally, Vec<Second>, Duration), LoadError> {
+        let tally = self.crew.finish(self.start.elapsed())?;
         Ok((tally, self.seconds, self.start.elapsed()))
     }
 }

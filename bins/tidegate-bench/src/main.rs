@@ -18,7 +18,7 @@ mod verify;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,11 +28,11 @@ use clap::Parser as _;
 use serde::Serialize;
 use tidegate_ledger::file::Writer;
 
-use crate::cli::{Cli, Command, DeviceArgs, MessageArgs, NullArgs, ReferenceArgs, VerifyArgs};
+use crate::cli::{Cli, Command, DeviceArgs, NullArgs, ReferenceArgs, VerifyArgs};
 use crate::live::Screen;
-use crate::load::{LoadError, Plan};
+use crate::load::{LoadError, Plan, Processes, Share};
 use crate::null::{Mode, NullServer, Seen};
-use crate::procfs::Target;
+use crate::procfs::{Group, Target};
 use crate::report::Report;
 use crate::servers::{Broker, Folder, Kafka, StartError};
 
@@ -45,14 +45,20 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = stop_on_signals().and_then(|stop| match &cli.command {
         Command::Null(args) => null(args, &stop),
-        Command::Fleet(args) => load("fleet", &args.devices, with_ledger(args.plan(), &args.messages), &stop),
-        Command::Flood(args) => load("flood", &args.devices, with_ledger(args.plan(), &args.messages), &stop),
-        Command::Idle(args) => load("idle", &args.devices, args.plan(), &stop),
-        Command::Fanout(args) => {
-            load("fanout", &args.devices, with_ledger(args.plan(), &args.messages), &stop)
+        Command::Fleet(args) => {
+            load("fleet", &args.devices, args.plan(), args.messages.ledger.as_deref(), &stop)
         }
-        Command::Pairs(args) => load("pairs", &args.devices, with_ledger(args.plan(), &args.messages), &stop),
-        Command::Storm(args) => load("storm", &args.devices, args.plan(), &stop),
+        Command::Flood(args) => {
+            load("flood", &args.devices, args.plan(), args.messages.ledger.as_deref(), &stop)
+        }
+        Command::Idle(args) => load("idle", &args.devices, args.plan(), None, &stop),
+        Command::Fanout(args) => {
+            load("fanout", &args.devices, args.plan(), args.messages.ledger.as_deref(), &stop)
+        }
+        Command::Pairs(args) => {
+            load("pairs", &args.devices, args.plan(), args.messages.ledger.as_deref(), &stop)
+        }
+        Command::Storm(args) => load("storm", &args.devices, args.plan(), None, &stop),
         Command::Verify(args) => verify(args),
         Command::Reference(args) => reference(args, &stop),
     });
@@ -79,7 +85,10 @@ impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         match error {
             LoadError::FileLimit { .. } => Self::Usage(error.to_string()),
-            LoadError::Generator(_) | LoadError::Panicked => Self::Run(error.to_string()),
+            LoadError::Generator(_)
+            | LoadError::Panicked
+            | LoadError::Process { .. }
+            | LoadError::NoConductor => Self::Run(error.to_string()),
         }
     }
 }
@@ -98,13 +107,14 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
-/// Creates the ledger's file where one is asked for.
-fn with_ledger(plan: Result<Plan, String>, messages: &MessageArgs) -> Result<Plan, String> {
-    let mut plan = plan?;
-    if let Some(path) = &messages.ledger {
-        plan.ledger = Some(create_ledger(path)?);
-    }
-    Ok(plan)
+/// Returns the ledgers of a run: one for each of its processes.
+fn ledgers(path: &Path, processes: u16) -> Vec<PathBuf> {
+    let numbered = |index: u16| {
+        let mut path = path.as_os_str().to_owned();
+        path.push(format!(".{index}"));
+        path.into()
+    };
+    if processes == 1 { vec![path.to_owned()] } else { (0..processes).map(numbered).collect() }
 }
 
 fn create_ledger(path: &Path) -> Result<Arc<Writer>, String> {
@@ -117,27 +127,33 @@ fn create_ledger(path: &Path) -> Result<Arc<Writer>, String> {
 
 /// Starts what is to be started, lets the fleet run, and looks for its every message in Kafka.
 fn reference(args: &ReferenceArgs, stop: &AtomicBool) -> Result<ExitCode, Failure> {
-    let mut plan = args.plan().map_err(Failure::Usage)?;
+    let plan = args.plan().map_err(Failure::Usage)?;
+    if let Some(index) = args.devices.share {
+        return share(plan, &args.devices, index);
+    }
     let failed = |error: StartError| Failure::Run(error.to_string());
     let folder = Folder::new().map_err(|error| failed(error.into()))?;
-    // Dropped in the opposite order: the broker ends before its Kafka.
+    // Dropped in the opposite order: the brokers end before their Kafka.
     let kafka = args.start_kafka.as_ref().map(|script| Kafka::start(script, folder.path()));
     let kafka = kafka.transpose().map_err(failed)?;
     let bootstrap = kafka.as_ref().map_or_else(|| args.kafka.clone(), |kafka| vec![kafka.bootstrap.clone()]);
-    let broker = args
-        .start
-        .as_ref()
-        .map(|binary| Broker::start(binary, folder.path(), plan.target, &bootstrap, &args.topic));
-    let broker = broker.transpose().map_err(failed)?;
+    let mut brokers = Vec::new();
+    if let Some(binary) = &args.start {
+        for (place, address) in plan.targets.iter().enumerate() {
+            let folder = folder.path().join(format!("broker-{place}"));
+            let broker = Broker::start(binary, &folder, *address, &bootstrap, &args.topic);
+            brokers.push(broker.map_err(failed)?);
+        }
+    }
     let mut devices = args.devices.clone();
     let named = |name: &str, pid| Target { name: Some(name.to_owned()), pid };
-    devices.pid.extend(broker.as_ref().map(|broker| named("broker", broker.pid())));
+    devices.pid.extend(brokers.iter().map(|broker| named("broker", broker.pid())));
     devices.pid.extend(kafka.as_ref().map(|kafka| named("kafka", kafka.pid)));
 
     let ledger = args.ledger.clone().unwrap_or_else(|| folder.path().join("ledger"));
-    plan.ledger = Some(create_ledger(&ledger).map_err(Failure::Usage)?);
-    let mut report = run("reference", &devices, &plan, stop)?;
-    match verify::verify(&args.question(bootstrap, ledger)) {
+    let ledgers = ledgers(&ledger, plan.processes);
+    let mut report = run("reference", &devices, plan, &ledgers, stop)?;
+    match verify::verify(&args.question(bootstrap, ledgers)) {
         Ok(found) => report.verification = Some(found),
         Err(error) => {
             // What was measured stands, whether Kafka can be asked or not.
@@ -171,26 +187,59 @@ fn load(
     command: &'static str,
     args: &DeviceArgs,
     plan: Result<Plan, String>,
+    ledger: Option<&Path>,
     stop: &AtomicBool,
 ) -> Result<ExitCode, Failure> {
     let plan = plan.map_err(Failure::Usage)?;
-    let report = run(command, args, &plan, stop)?;
+    if let Some(index) = args.share {
+        return share(plan, args, index);
+    }
+    let ledgers = ledger.map_or_else(Vec::new, |path| ledgers(path, plan.processes));
+    let report = run(command, args, plan, &ledgers, stop)?;
     publish(args, &report)
 }
 
-/// Runs a load and returns its report.
-fn run(command: &'static str, args: &DeviceArgs, plan: &Plan, stop: &AtomicBool) -> Result<Report, Failure> {
-    let mut targets = vec![Target { name: Some("generator".to_owned()), pid: std::process::id() }];
-    targets.extend_from_slice(&args.pid);
-    let mut names = Vec::with_capacity(targets.len());
-    for Target { name, pid } in &targets {
-        let usage = procfs::usage(*pid).map_err(|error| Failure::Usage(error.to_string()))?;
-        names.push(name.clone().unwrap_or(usage.name));
+/// Carries a share of a load that another process conducts.
+fn share(mut plan: Plan, args: &DeviceArgs, index: u16) -> Result<ExitCode, Failure> {
+    if let Some(path) = &args.share_ledger {
+        plan.ledger = Some(create_ledger(path).map_err(Failure::Usage)?);
     }
-    let pids: Vec<u32> = targets.iter().map(|target| target.pid).collect();
-    let mut screen = Screen::new(args.live, command, plan, &names);
-    let outcome = load::run(plan, &pids, stop, |second| screen.show(second))?;
-    Ok(Report::new(command, plan, &targets, outcome))
+    load::follow(&plan, Share { index, of: plan.processes })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a load and returns its report.
+fn run(
+    command: &'static str,
+    args: &DeviceArgs,
+    mut plan: Plan,
+    ledgers: &[PathBuf],
+    stop: &AtomicBool,
+) -> Result<Report, Failure> {
+    let processes = if plan.processes > 1 {
+        // Where each process says so of its own, the words come several times.
+        if let Some(path) = ledgers.iter().find(|path| path.exists()) {
+            return Err(Failure::Usage(format!("cannot create the ledger {}: it exists", path.display())));
+        }
+        Some(Processes::start(&plan, ledgers)?)
+    } else {
+        plan.ledger = ledgers.first().map(|path| create_ledger(path)).transpose().map_err(Failure::Usage)?;
+        None
+    };
+    let generators = match &processes {
+        Some(processes) => processes.pids().chain([std::process::id()]).collect(),
+        None => vec![std::process::id()],
+    };
+    let mut groups = vec![Group { name: "generator".to_owned(), pids: generators }];
+    groups.extend(Group::gather(&args.pid).map_err(|error| Failure::Usage(error.to_string()))?);
+    let names: Vec<String> = groups.iter().map(|group| group.name.clone()).collect();
+    let mut screen = Screen::new(args.live, command, &plan, &names);
+    let on_second = |second: &_| screen.show(second);
+    let outcome = match processes {
+        Some(processes) => load::run_in(processes, &plan, &groups, stop, on_second),
+        None => load::run(&plan, &groups, stop, on_second),
+    };
+    Ok(Report::new(command, &plan, &groups, outcome?))
 }
 
 /// Prints a report, writes its files, and returns how the process ends.

@@ -44,6 +44,42 @@ pub(crate) struct Usage {
     pub(crate) peak: u64,
 }
 
+/// Processes that are measured as one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) pids: Vec<u32>,
+}
+
+impl Group {
+    /// Returns the groups of these processes, in their order: those that were given one name are one, the others are
+    /// alone.
+    pub(crate) fn gather(targets: &[Target]) -> Result<Vec<Self>, UsageError> {
+        let mut groups: Vec<Self> = Vec::with_capacity(targets.len());
+        for Target { name, pid } in targets {
+            let own = usage(*pid)?.name;
+            match groups.iter_mut().find(|group| name.as_ref() == Some(&group.name)) {
+                Some(group) => group.pids.push(*pid),
+                None => groups.push(Self { name: name.clone().unwrap_or(own), pids: vec![*pid] }),
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Returns what they have used until now, together; `None` where one of them is gone. The name is that of the group.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let mut sum = Usage { name: self.name.clone(), ..Usage::default() };
+        for pid in &self.pids {
+            let own = usage(*pid).ok()?;
+            sum.user += own.user;
+            sum.system += own.system;
+            sum.resident += own.resident;
+            sum.peak += own.peak;
+        }
+        Some(sum)
+    }
+}
+
 /// Why a process can't be measured.
 #[derive(Debug, Error)]
 pub(crate) enum UsageError {
@@ -132,6 +168,20 @@ mod tests {
         for wrong in ["", "=17", "kafka=", "kafka", "-1"] {
             assert!(Target::parse(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn processes_with_one_name_are_measured_as_one() {
+        let own = std::process::id();
+        let targets = ["a", "b", "a"].map(|name| Target { name: Some(name.to_owned()), pid: own });
+        let groups = Group::gather(&[&targets[..], &[Target { name: None, pid: own }]].concat()).unwrap();
+        let sizes: Vec<usize> = groups.iter().map(|group| group.pids.len()).collect();
+        assert_eq!(sizes, [2, 1, 1]);
+        let (two, one) = (groups[0].usage().unwrap(), groups[1].usage().unwrap());
+        assert!(two.peak >= 2 * one.peak - (one.peak >> 2), "{two:?} {one:?}");
+        assert_eq!((&two.name[..], groups[2].name.is_empty()), ("a", false));
+        assert_eq!(Group { name: String::new(), pids: vec![own, u32::MAX] }.usage(), None);
+        assert!(Group::gather(&[Target { name: None, pid: u32::MAX }]).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tidegate_codec::Version;
 
 use crate::latency::{Latencies, LatencySummary};
 use crate::load::{Counters, Outcome, Pace, Plan, Publishing, Second, Traffic};
-use crate::procfs::{Target, Usage};
+use crate::procfs::{Group, Usage};
 use crate::verify::Verification;
 
 /// A generator that is later than this with one message in a hundred measured itself as well.
@@ -56,13 +56,15 @@ pub(crate) struct Report {
 /// What was asked for.
 #[derive(Debug, Serialize)]
 pub(crate) struct Setup {
-    pub(crate) target: String,
+    pub(crate) targets: Vec<String>,
     pub(crate) protocol: &'static str,
     pub(crate) clients: u32,
     pub(crate) first_id: u32,
     pub(crate) connect_rate: f64,
     pub(crate) keep_alive_seconds: u16,
+    /// Of each process.
     pub(crate) threads: usize,
+    pub(crate) processes: u16,
     pub(crate) messages: Option<MessageSetup>,
 }
 
@@ -80,10 +82,10 @@ pub(crate) struct MessageSetup {
     pub(crate) topics: Option<u32>,
 }
 
-/// What a process has cost. CPU times are counted by the kernel in steps of 10 ms.
+/// What a process has cost, or several that are measured as one. CPU times are counted by the kernel in steps of 10 ms.
 #[derive(Debug, Serialize)]
 pub(crate) struct Process {
-    pub(crate) pid: u32,
+    pub(crate) pids: Vec<u32>,
     pub(crate) name: String,
     /// It runs the generator.
     pub(crate) generator: bool,
@@ -106,15 +108,15 @@ pub(crate) struct Process {
 }
 
 impl Report {
-    /// Returns the report of a run. `targets` are those that the run measured, the generator first.
-    pub(crate) fn new(command: &'static str, plan: &Plan, targets: &[Target], outcome: Outcome) -> Self {
+    /// Returns the report of a run. `groups` are those that the run measured, the generator first.
+    pub(crate) fn new(command: &'static str, plan: &Plan, groups: &[Group], outcome: Outcome) -> Self {
         let Outcome { tally, seconds, connecting, publishing, total, usages, interrupted } = outcome;
         let each = each(plan, &tally.counters);
-        let processes = targets.iter().enumerate().map(|(place, target)| {
+        let processes = groups.iter().enumerate().map(|(place, group)| {
             let at = |usages: &[Option<Usage>]| usages.get(place).cloned().flatten();
             let (before, connected, done) = (at(&usages.before), at(&usages.connected), at(&usages.done));
             Process::new(
-                target,
+                group,
                 place == 0,
                 [before, connected, done],
                 tally.counters.connected,
@@ -209,7 +211,7 @@ impl Setup {
             }),
         };
         Self {
-            target: plan.target.to_string(),
+            targets: plan.targets.iter().map(ToString::to_string).collect(),
             protocol: match plan.version {
                 Version::V3_1 => "MQTT 3.1",
                 Version::V3_1_1 => "MQTT 3.1.1",
@@ -220,6 +222,7 @@ impl Setup {
             connect_rate: plan.connect_rate,
             keep_alive_seconds: plan.keep_alive,
             threads: plan.threads,
+            processes: plan.processes,
             messages,
         }
     }
@@ -227,7 +230,7 @@ impl Setup {
 
 impl Process {
     fn new(
-        target: &Target,
+        group: &Group,
         generator: bool,
         usages: [Option<Usage>; 3],
         connections: u64,
@@ -242,8 +245,8 @@ impl Process {
         let micros_each = |time: Duration, count: u64| time.as_secs_f64() * 1e6 / float(count.max(1));
         let grown = connected.resident.saturating_sub(before.resident);
         Self {
-            pid: target.pid,
-            name: target.name.clone().unwrap_or(done.name),
+            pids: group.pids.clone(),
+            name: group.name.clone(),
             generator,
             gone,
             connect_cpu_us: micros_each(cpu(&connected).saturating_sub(cpu(&before)), connections),
@@ -272,8 +275,14 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} of {} clients at {} over {}",
-            self.command, setup.clients, setup.target, setup.protocol
+            self.command,
+            setup.clients,
+            setup.targets.join(", "),
+            setup.protocol
         )?;
+        if setup.processes > 1 {
+            write!(f, ", from {} processes", setup.processes)?;
+        }
         if let Some(MessageSetup { qos, payload_bytes, .. }) = setup.messages {
             write!(f, ", QoS {qos}, {payload_bytes} bytes")?;
         }
@@ -359,7 +368,10 @@ impl fmt::Display for Report {
 /// One process: a line for its CPU time, one for its memory.
 impl Process {
     fn write(&self, f: &mut fmt::Formatter<'_>, each: &str) -> fmt::Result {
-        let label = format!("{} {}", self.name, self.pid);
+        let label = match self.pids[..] {
+            [pid] => format!("{} {pid}", self.name),
+            _ => format!("{} ({} of them)", self.name, self.pids.len()),
+        };
         if self.gone {
             return row(f, &label, "gone before the end");
         }
@@ -407,7 +419,9 @@ fn latencies(f: &mut fmt::Formatter<'_>, label: &str, summary: &LatencySummary) 
 mod tests {
     use super::*;
 
-    const TARGET: Target = Target { name: None, pid: 7 };
+    fn group() -> Group {
+        Group { name: "broker".to_owned(), pids: vec![7] }
+    }
 
     fn usage(user_ms: u64, system_ms: u64, resident: u64) -> Usage {
         Usage {
@@ -424,7 +438,7 @@ mod tests {
     fn a_message_costs_what_was_used_between_connecting_and_the_last_acknowledgement() {
         let usages =
             [usage(1000, 2000, 1_000_000), usage(1500, 4500, 3_000_000), usage(2500, 9500, 4_000_000)];
-        let process = Process::new(&TARGET, false, usages.map(Some), 1000, Some(100_000));
+        let process = Process::new(&group(), false, usages.map(Some), 1000, Some(100_000));
         assert_eq!(process.connect_cpu_us, 3000.0);
         assert_eq!((process.user_us_each, process.system_us_each), (Some(10.0), Some(50.0)));
         assert_eq!(process.resident_bytes_per_connection, 2000.0);
@@ -433,7 +447,7 @@ mod tests {
     #[test]
     fn a_process_that_is_gone_has_no_figures() {
         let process =
-            Process::new(&TARGET, false, [Some(usage(1, 1, 1)), Some(usage(2, 2, 2)), None], 10, Some(10));
+            Process::new(&group(), false, [Some(usage(1, 1, 1)), Some(usage(2, 2, 2)), None], 10, Some(10));
         assert!(process.gone);
         assert_eq!((process.user_seconds, process.resident_done_bytes), (0.0, 0));
     }

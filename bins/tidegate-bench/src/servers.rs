@@ -11,7 +11,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 /// Partitions of the topic, where this creates it.
-const PARTITIONS: u16 = 12;
+const PARTITIONS: u16 = 16;
 /// How long the broker may take until it accepts connections.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long the broker may take to end after SIGTERM; then it is killed.
@@ -107,6 +107,7 @@ impl Drop for Kafka {
 pub(crate) struct Broker(Child);
 
 impl Broker {
+    /// Starts it in that folder, which this creates.
     pub(crate) fn start(
         binary: &Path,
         folder: &Path,
@@ -117,6 +118,7 @@ impl Broker {
         if TcpStream::connect(address).is_ok() {
             return Err(StartError::Taken(address));
         }
+        fs::create_dir_all(folder)?;
         // It runs in the folder: a path that is given in relation to ours would not be found there.
         let binary =
             if binary.components().count() > 1 { fs::canonicalize(binary) } else { Ok(binary.into()) };

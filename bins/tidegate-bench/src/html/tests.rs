@@ -8,7 +8,7 @@ use clap::Parser as _;
 use super::*;
 use crate::cli::{Cli, Command};
 use crate::load::{Moments, Outcome, Sample, Tally};
-use crate::procfs::{Target, Usage};
+use crate::procfs::{Group, Usage};
 
 const HOSTILE: &str = "</style><script>alert('\"&\u{1b}')</script>";
 
@@ -40,8 +40,8 @@ fn report(seconds: u64) -> Report {
         usages: Moments { before: usages(), connected: usages(), done: usages() },
         interrupted: false,
     };
-    let targets = [Target { name: None, pid: 1 }, Target { name: Some(HOSTILE.to_owned()), pid: 2 }];
-    Report::new("fleet", &args.plan().unwrap(), &targets, outcome)
+    let groups = ["generator", HOSTILE].map(|name| Group { name: name.to_owned(), pids: vec![1] });
+    Report::new("fleet", &args.plan().unwrap(), &groups, outcome)
 }
 
 #[test]

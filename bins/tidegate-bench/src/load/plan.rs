@@ -18,7 +18,8 @@ pub(super) const FIRST_PACKET_ID: PacketId = PacketId(std::num::NonZeroU16::MIN)
 /// A run.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    pub(crate) target: SocketAddr,
+    /// The brokers, at least one; devices take them in turn.
+    pub(crate) targets: Vec<SocketAddr>,
     /// How many devices there are, numbered from `first_id`.
     pub(crate) clients: u32,
     pub(crate) first_id: u32,
@@ -36,10 +37,12 @@ pub(crate) struct Plan {
     pub(crate) duration: Option<Duration>,
     /// How long the last acknowledgements are waited for.
     pub(crate) drain: Duration,
+    /// Of each process.
     pub(crate) threads: usize,
+    pub(crate) processes: u16,
     /// Source addresses, taken in turn; none leaves the choice to the kernel.
     pub(crate) sources: Vec<IpAddr>,
-    /// Where what was sent and acknowledged is noted.
+    /// Where what was sent and acknowledged is noted; each process has its own.
     pub(crate) ledger: Option<Arc<Writer>>,
 }
 
@@ -129,6 +132,11 @@ pub(crate) enum Pace {
 }
 
 impl Plan {
+    /// Returns the broker of the device with that number.
+    pub(super) fn target(&self, number: u32) -> SocketAddr {
+        self.targets[number as usize % self.targets.len()]
+    }
+
     /// Returns how many devices publish.
     pub(crate) fn publishers(&self) -> u32 {
         match &self.traffic {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidegate_ledger::file::Notes;
 
 use crate::latency::Latencies;
 
 /// Counters of a thread, or of all threads together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Counters {
     /// Connections begun.
     pub(crate) attempted: u64,
@@ -97,7 +97,7 @@ impl AddAssign for Counters {
 }
 
 /// All that a thread counts, or all threads together.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Tally {
     pub(crate) counters: Counters,
     /// From the first SYN to CONNACK.
@@ -113,6 +113,7 @@ pub(crate) struct Tally {
     /// From the storm's beginning to CONNACK.
     pub(crate) back: Latencies,
     /// What the ledger is to be told; `None` without one. Each thread tells its own.
+    #[serde(skip)]
     pub(super) notes: Option<Notes>,
     /// How often what went wrong. Its keys come from fixed sets (kinds of error, reason codes), so it stays small.
     pub(crate) troubles: BTreeMap<String, u64>,

@@ -2,8 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use tidegate_codec::{QoS, Version};
+use tidegate_ledger::file::Writer;
 
 use super::*;
 use crate::null::{Mode, NullServer, Seen};
@@ -18,7 +21,7 @@ fn traffic(qos: QoS, pace: Pace, count: Option<u64>, window: u16) -> Traffic {
 
 fn plan(target: SocketAddr, clients: u32, traffic: Traffic, duration: Option<Duration>) -> Plan {
     Plan {
-        target,
+        targets: vec![target],
         clients,
         first_id: 100,
         connect_rate: 1000.0,
@@ -31,6 +34,7 @@ fn plan(target: SocketAddr, clients: u32, traffic: Traffic, duration: Option<Dur
         duration,
         drain: Duration::from_secs(5),
         threads: 1,
+        processes: 1,
         sources: Vec::new(),
         ledger: None,
     }
@@ -54,7 +58,7 @@ fn fanout(target: SocketAddr, qos: QoS, pace: Pace, count: Option<u64>) -> Plan 
 }
 
 fn go(plan: &Plan) -> Outcome {
-    run(plan, &[std::process::id()], &AtomicBool::new(false), |_| {}).unwrap()
+    run(plan, &[], &AtomicBool::new(false), |_| {}).unwrap()
 }
 
 /// Answers the first client with these bytes once it has sent something, and waits until it goes.

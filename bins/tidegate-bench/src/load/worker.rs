@@ -74,10 +74,10 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Returns the worker with that index of `plan.threads`: it takes every `threads`-th device.
+    /// Returns a worker that takes the device at that place of the plan, and every so many-th behind it.
     pub(super) fn new(
         plan: &Arc<Plan>,
-        index: usize,
+        (first, every): (usize, usize),
         baton: &Arc<Baton>,
         start: Instant,
     ) -> io::Result<(Self, Waker, Arc<Mutex<Window>>)> {
@@ -108,7 +108,7 @@ impl Worker {
         worker.tally.notes = plan.ledger.as_ref().map(|_| Notes::default());
         let begun = start.elapsed();
         let in_flight = worker.press.as_ref().map_or(0, |press| press.publishing().window);
-        for place in (0..plan.clients).skip(index).step_by(plan.threads) {
+        for place in (0..plan.clients).skip(first).step_by(every) {
             let own = u32::try_from(worker.devices.len()).expect("no more than there are clients");
             let due = begun + Duration::from_secs_f64(f64::from(place) / plan.connect_rate);
             worker.wheel.insert(ticks(due), (own, Alarm::Connect));
@@ -416,7 +416,8 @@ impl Worker {
         device.begin(now);
         let source = (!self.plan.sources.is_empty())
             .then(|| self.plan.sources[device.number() as usize % self.plan.sources.len()]);
-        let mut stream = connect(self.plan.target, source).map_err(|error| Trouble::Socket(error.kind()))?;
+        let target = self.plan.target(device.number());
+        let mut stream = connect(target, source).map_err(|error| Trouble::Socket(error.kind()))?;
         self.poll
             .registry()
             .register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)
