@@ -1,12 +1,16 @@
 //! The command line, and the plans that it spells.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+#[cfg(feature = "in-process")]
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tidegate_codec::{QoS, Version};
 
+#[cfg(feature = "in-process")]
+use crate::in_process::Growth;
 use crate::live::Live;
 use crate::load::{Audience, Pace, Payload, PayloadFormat, Plan, Publishing, Storm, TopicTemplate, Traffic};
 use crate::procfs::Target;
@@ -46,6 +50,9 @@ pub(crate) enum Command {
     Storm(StormArgs),
     /// The reference benchmark: a fleet whose every message is then looked for in Kafka.
     Reference(ReferenceArgs),
+    /// A broker inside this process that grows over connections without sockets: what do a million sessions cost?
+    #[cfg(feature = "in-process")]
+    InProcess(InProcessArgs),
     /// What Kafka holds against what was acknowledged: loss, phantoms, duplicates, order, damage.
     Verify(VerifyArgs),
 }
@@ -216,6 +223,50 @@ pub(crate) struct ReferenceArgs {
     /// Start a Kafka for the run with this script (scripts/kafka of Tidegate's repository).
     #[arg(long, value_name = "SCRIPT", conflicts_with = "kafka")]
     pub(crate) start_kafka: Option<PathBuf>,
+}
+
+#[cfg(feature = "in-process")]
+#[derive(Debug, Args)]
+pub(crate) struct InProcessArgs {
+    /// Sessions at each step, all of them connected.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "10000,100000,1000000",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) sessions: Vec<u32>,
+    /// Messages that are measured at each step, at QoS 1 through a rule into a sink that discards.
+    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) messages: u64,
+    /// Messages on their way at once, each of another device.
+    #[arg(long, value_name = "N", default_value = "256")]
+    pub(crate) window: NonZeroU32,
+    /// Bytes of a payload.
+    #[arg(long, value_name = "SIZE", default_value = "1024", value_parser = units::size)]
+    pub(crate) payload: usize,
+    /// Threads of the broker.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
+    /// Write the result to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[cfg(feature = "in-process")]
+impl InProcessArgs {
+    pub(crate) fn growth(&self) -> Result<Growth, String> {
+        if !self.sessions.is_sorted_by(|before, next| before < next) {
+            return Err("--sessions has to grow from step to step".to_owned());
+        }
+        // A device whose answer is late must not have its next turn before it.
+        if self.sessions.first().is_none_or(|first| first / 8 < self.window.get()) {
+            return Err(format!("--window {} needs eight times as many --sessions at least", self.window));
+        }
+        Ok(Growth {
+            sessions: self.sessions.clone(),
+            messages: self.messages,
+            window: self.window,
+            payload_bytes: self.payload,
+            threads: usize::from(self.threads),
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -574,6 +625,8 @@ mod tests {
             Command::Pairs(args) => args.plan(),
             Command::Storm(args) => args.plan(),
             Command::Reference(args) => args.plan(),
+            #[cfg(feature = "in-process")]
+            Command::InProcess(args) => args.growth().and(Err("not a load".to_owned())),
             Command::Null(_) | Command::Verify(_) => Err("not a load".to_owned()),
         }
     }
@@ -666,6 +719,10 @@ mod tests {
             ("pairs --payload-format none", "latency"),
             ("storm --retry 0s", "--retry"),
             ("idle --password x", "--username"),
+            #[cfg(feature = "in-process")]
+            ("in-process --sessions 3000,3000", "grow"),
+            #[cfg(feature = "in-process")]
+            ("in-process --sessions 2000,3000 --window 251", "--window"),
             ("fleet --clients 3 --processes 4", "--processes"),
             ("idle --processes 0", "--processes"),
             ("fanout --processes 2", "hear each other"),

@@ -6,6 +6,8 @@
 
 mod cli;
 mod html;
+#[cfg(feature = "in-process")]
+mod in_process;
 mod latency;
 mod live;
 mod load;
@@ -36,6 +38,11 @@ use crate::procfs::{Group, Target};
 use crate::report::Report;
 use crate::servers::{Broker, Folder, Kafka, StartError};
 
+/// The one of the product, so that a broker in this process takes what it takes there.
+#[cfg(feature = "in-process")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The run took place, and something in it failed; or it could not take place.
 const EXIT_FAILED: u8 = 1;
 /// The command line is wrong.
@@ -59,6 +66,8 @@ fn main() -> ExitCode {
             load("pairs", &args.devices, args.plan(), args.messages.ledger.as_deref(), &stop)
         }
         Command::Storm(args) => load("storm", &args.devices, args.plan(), None, &stop),
+        #[cfg(feature = "in-process")]
+        Command::InProcess(args) => in_process(args, &stop),
         Command::Verify(args) => verify(args),
         Command::Reference(args) => reference(args, &stop),
     });
@@ -250,6 +259,24 @@ fn publish(args: &DeviceArgs, report: &Report) -> Result<ExitCode, Failure> {
         write_file(path, &html::page(report))?;
     }
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+}
+
+/// Lets a broker grow inside this process, and prints and writes what it took.
+#[cfg(feature = "in-process")]
+fn in_process(args: &cli::InProcessArgs, stop: &AtomicBool) -> Result<ExitCode, Failure> {
+    let growth = args.growth().map_err(Failure::Usage)?;
+    let on_step = |step: &in_process::Step| {
+        print_err(&format!(
+            "{} sessions: {:.0} bytes each, {:.2} us a message",
+            step.sessions,
+            step.session_bytes,
+            step.user_us + step.system_us
+        ));
+    };
+    let grown = in_process::run(&growth, stop, on_step).map_err(|error| Failure::Run(error.to_string()))?;
+    print_out(&grown.to_string());
+    write_json(args.json.as_deref(), &grown)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// How often the null server looks whether it was stopped.

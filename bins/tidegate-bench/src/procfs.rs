@@ -103,8 +103,43 @@ pub(crate) fn usage(pid: u32) -> Result<Usage, UsageError> {
         .map_err(|field| UsageError::Missing { path: format!("/proc/{pid}"), field })
 }
 
+/// Returns the CPU time that threads of this process have used whose names begin with `prefix`; memory has no threads.
+pub(crate) fn threads(prefix: &str) -> Result<Usage, UsageError> {
+    let pid = std::process::id();
+    let folder = "/proc/self/task";
+    let failed = |path: &Path| {
+        let path = path.display().to_string();
+        move |source| UsageError::Read { pid, path, source }
+    };
+    let mut sum = Usage { name: prefix.to_owned(), ..Usage::default() };
+    for thread in std::fs::read_dir(folder).map_err(failed(Path::new(folder)))? {
+        let path = thread.map_err(failed(Path::new(folder)))?.path().join("stat");
+        let stat = match std::fs::read_to_string(&path) {
+            // It ended after it was listed.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.map_err(failed(&path))?,
+        };
+        let (name, user, system) = parse_stat(&stat)
+            .map_err(|field| UsageError::Missing { path: path.display().to_string(), field })?;
+        if name.starts_with(prefix) {
+            sum.user += user;
+            sum.system += system;
+        }
+    }
+    Ok(sum)
+}
+
 /// Reads both texts, or names the field that isn't there.
 fn parse(stat: &str, status: &str) -> Result<Usage, &'static str> {
+    let (name, user, system) = parse_stat(stat)?;
+    // A kernel thread has no memory of its own, and no such lines.
+    let resident = kibibytes(status, "VmRSS:").ok_or("VmRSS")?;
+    let peak = kibibytes(status, "VmHWM:").ok_or("VmHWM")?;
+    Ok(Usage { name: name.to_owned(), user, system, resident, peak })
+}
+
+/// Returns the name and the CPU times, or names the field that isn't there.
+fn parse_stat(stat: &str) -> Result<(&str, Duration, Duration), &'static str> {
     // The name stands in parentheses and may hold spaces and parentheses of its own: only the last one ends it.
     let (before, fields) = stat.rsplit_once(')').ok_or("name")?;
     let (_, name) = before.split_once('(').ok_or("name")?;
@@ -114,11 +149,7 @@ fn parse(stat: &str, status: &str) -> Result<Usage, &'static str> {
         let ticks: u64 = fields.next().and_then(|text| text.parse().ok()).ok_or(field)?;
         Ok(Duration::from_millis(ticks.saturating_mul(1000 / TICKS_PER_SECOND)))
     };
-    let (user, system) = (ticks("utime")?, ticks("stime")?);
-    // A kernel thread has no memory of its own, and no such lines.
-    let resident = kibibytes(status, "VmRSS:").ok_or("VmRSS")?;
-    let peak = kibibytes(status, "VmHWM:").ok_or("VmHWM")?;
-    Ok(Usage { name: name.to_owned(), user, system, resident, peak })
+    Ok((name, ticks("utime")?, ticks("stime")?))
 }
 
 /// Returns the bytes that the line of `status` with that label gives in kB (which are KiB).
@@ -168,6 +199,24 @@ mod tests {
         for wrong in ["", "=17", "kafka=", "kafka", "-1"] {
             assert!(Target::parse(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn threads_are_told_apart_by_their_names() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name("busy-1".to_owned()).spawn(move || {
+            let until = std::time::Instant::now() + Duration::from_millis(100);
+            while std::time::Instant::now() < until {}
+            begin.send(()).unwrap();
+            let _ = ended.recv();
+        });
+        begun.recv().unwrap();
+        let busy = threads("busy").unwrap();
+        assert!(busy.user + busy.system > Duration::ZERO, "{busy:?}");
+        assert_eq!(threads("nobody").unwrap().user, Duration::ZERO);
+        drop(end);
+        thread.unwrap().join().unwrap();
     }
 
     #[test]
