@@ -104,6 +104,7 @@ pub(crate) fn usage(pid: u32) -> Result<Usage, UsageError> {
 }
 
 /// Returns the CPU time that threads of this process have used whose names begin with `prefix`; memory has no threads.
+#[cfg(feature = "in-process")]
 pub(crate) fn threads(prefix: &str) -> Result<Usage, UsageError> {
     let pid = std::process::id();
     let folder = "/proc/self/task";
@@ -201,6 +202,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "in-process")]
     #[test]
     fn threads_are_told_apart_by_their_names() {
         let (end, ended) = std::sync::mpsc::channel::<()>();
