@@ -296,36 +296,31 @@ impl Entry {
 
     /// Leaves a message for the session. Never waits for the subscriber.
     pub(crate) fn deliver(&self, delivery: Delivery, reach: Reach, now: Instant) -> Posted {
-        let (waker, commit) = {
-            let mut slot = self.slot.lock();
-            match &mut *slot {
-                Slot::Online(inbox) => {
-                    let size = delivery.message.size();
-                    // One that is alone always fits: no message is larger than what a client may send.
-                    let has_room = inbox.deliveries.is_empty() || inbox.bytes + size <= self.mailbox.bytes;
-                    if !has_room || inbox.deliveries.len() >= self.mailbox.messages {
-                        return Posted::MailboxFull;
-                    }
-                    inbox.bytes += size;
-                    let (number, commit) = self.post(&delivery);
-                    inbox.deliveries.push((number, delivery));
-                    (self.ring(inbox), commit)
+        let mut slot = self.slot.lock();
+        match &mut *slot {
+            Slot::Online(inbox) => {
+                let size = delivery.message.size();
+                // One that is alone always fits: no message is larger than what a client may send.
+                let has_room = inbox.deliveries.is_empty() || inbox.bytes + size <= self.mailbox.bytes;
+                if !has_room || inbox.deliveries.len() >= self.mailbox.messages {
+                    return Posted::MailboxFull;
                 }
-                Slot::Offline(_) if reach == Reach::Online => return Posted::Offline,
-                // Nothing is written for an offline session, so the empty buffer stays empty.
-                Slot::Offline(rest) => {
-                    rest.session.deliver(delivery, now, &mut Vec::new());
-                    let commit = self.record(&mut rest.session);
-                    rest.commit = rest.commit.max(commit);
-                    return Posted::Taken(commit);
-                }
-                Slot::Gone => return Posted::Gone,
+                inbox.bytes += size;
+                let (number, commit) = self.post(&delivery);
+                inbox.deliveries.push((number, delivery));
+                self.ring(inbox);
+                Posted::Taken(commit)
             }
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+            Slot::Offline(_) if reach == Reach::Online => Posted::Offline,
+            // Nothing is written for an offline session, so the empty buffer stays empty.
+            Slot::Offline(rest) => {
+                rest.session.deliver(delivery, now, &mut Vec::new());
+                let commit = self.record(&mut rest.session);
+                rest.commit = rest.commit.max(commit);
+                Posted::Taken(commit)
+            }
+            Slot::Gone => Posted::Gone,
         }
-        Posted::Taken(commit)
     }
 
     /// What the session of a client that is away has dropped; a connection that owns it asks it itself.
@@ -350,24 +345,23 @@ impl Entry {
 
     /// Asks the connection that owns the session, if any, to end.
     pub(crate) fn kick(&self, kick: Kick) {
-        let waker = match &mut *self.slot.lock() {
-            Slot::Online(inbox) => {
-                // A takeover ends the conversation at once; a shutdown that came first must not hold it up.
-                if !matches!(inbox.kick, Some(Kick::TakenOver(_))) {
-                    inbox.kick = Some(kick);
-                }
-                self.ring(inbox)
+        if let Slot::Online(inbox) = &mut *self.slot.lock() {
+            // A takeover ends the conversation at once; a shutdown that came first must not hold it up.
+            if !matches!(inbox.kick, Some(Kick::TakenOver(_))) {
+                inbox.kick = Some(kick);
             }
-            _ => None,
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+            self.ring(inbox);
         }
     }
 
-    /// Whom to wake for what was left in `inbox`.
-    fn ring(&self, inbox: &Inbox) -> Option<Waker> {
-        if self.bell.ring() { inbox.waker.clone() } else { None }
+    /// Wakes the task for what was left in `inbox`, if it rests. The lock is held meanwhile: a wake is shorter than what
+    /// it would take to carry the waker outside.
+    fn ring(&self, inbox: &Inbox) {
+        if self.bell.ring()
+            && let Some(waker) = &inbox.waker
+        {
+            waker.wake_by_ref();
+        }
     }
 
     /// Says that the connection's task is in a turn.
@@ -427,9 +421,7 @@ impl Entry {
         match &mut *slot {
             Slot::Online(inbox) => {
                 inbox.kick = Some(Kick::TakenOver(start));
-                if let Some(waker) = self.ring(inbox) {
-                    waker.wake();
-                }
+                self.ring(inbox);
                 Claim::Busy
             }
             Slot::Offline(_) => {
@@ -536,10 +528,10 @@ fn settle_at_rest(session: &mut Session, settled: Settled) {
 
 impl Settle for Entry {
     fn settle(&self, settled: &[Settled]) {
-        let waker = match &mut *self.slot.lock() {
+        match &mut *self.slot.lock() {
             Slot::Online(inbox) => {
                 inbox.settled.extend_from_slice(settled);
-                self.ring(inbox)
+                self.ring(inbox);
             }
             Slot::Offline(rest) => {
                 for settled in settled {
@@ -547,12 +539,8 @@ impl Settle for Entry {
                 }
                 let commit = self.record(&mut rest.session);
                 rest.commit = rest.commit.max(commit);
-                None
             }
-            Slot::Gone => None,
-        };
-        if let Some(waker) = waker {
-            waker.wake();
+            Slot::Gone => {}
         }
     }
 }
