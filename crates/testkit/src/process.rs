@@ -345,15 +345,18 @@ impl Drop for Tidegate {
     }
 }
 
-/// Returns where Cargo puts the binary for a test of this workspace: beside the folder of the test's own.
 fn built_binary() -> PathBuf {
-    env::var_os("TIDEGATE_BIN").map_or_else(
-        || {
-            let test = env::current_exe().expect("the path of a running test is known");
-            test.ancestors().nth(2).unwrap_or(Path::new(".")).join("tidegate")
-        },
-        PathBuf::from,
-    )
+    env::var_os("TIDEGATE_BIN").map_or_else(|| built("tidegate"), PathBuf::from)
+}
+
+/// Returns where Cargo puts a binary for a test of this workspace: beside the folder of the test's own.
+///
+/// # Panics
+///
+/// When the system does not tell the path of the running test.
+pub fn built(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("the path of a running test is known");
+    test.ancestors().nth(2).unwrap_or(Path::new(".")).join(name)
 }
 
 /// Returns an address of 127.0.0.1 on which nobody listens, with a port below those that the kernel gives to outgoing

@@ -1,20 +1,25 @@
-//! The last hop: a device whose connection breaks between its message and the answer.
+//! The last hop: a device whose connection breaks between its message and the answer, or everybody's at once.
 
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tidegate_codec::{Connect, ConnectProperties, Packet, PacketId, PubAck, Publish, QoS, Version};
+use tidegate_testkit::blocking;
 use tidegate_testkit::devices::Fleet;
+use tidegate_testkit::folder::Folder;
 use tidegate_testkit::ledger::{Ledger, Payload};
 use tidegate_testkit::mqtt::{Peer, PeerError};
+use tidegate_testkit::process::built;
 use tidegate_testkit::proxy::Proxy;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::scene::{Duplicates, Random, Scene, Stage};
+use crate::scene::{Duplicates, Random, Scene, Stage, setting};
 
 /// How long a device at QoS 2 hopes for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,6 +50,46 @@ async fn f36_devices_lose_their_connections_at_qos_1() {
     // What a device sends again for want of an answer, marked as such, nobody can tell from another message.
     let allowed = Duplicates::AtMost(cuts * window);
     scene.end("F36 devices lose their connections, QoS 1 (15 s)", devices, allowed).await;
+}
+
+/// As many as one process may hold here, whose limit is 20,000 files: `TIDEGATE_STORM` says how many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f28_everybody_comes_back_at_once() {
+    let clients = setting("TIDEGATE_STORM").unwrap_or(19_000);
+    let generator = built("tidegate-bench");
+    assert!(generator.is_file(), "cargo build -p tidegate-bench first");
+    let mut scene = Scene::new(Stage::default()).await;
+    // They stay, and publish: one that loses its connection fails the row.
+    let devices = scene.devices(Fleet::default());
+    sleep(Duration::from_secs(2)).await;
+    let folder = Folder::new().unwrap();
+    let report = folder.path("storm.json");
+    let mut storm = Command::new(generator);
+    storm.args([
+        "storm",
+        "--connect-rate",
+        "1500",
+        "--connect-timeout",
+        "20s",
+        "--duration",
+        "60s",
+        "--live",
+        "off",
+    ]);
+    storm.args(["--target", &scene.broker.lock().mqtt().to_string(), "--clients", &clients.to_string()]);
+    storm.arg("--json").arg(&report).stdout(Stdio::null());
+    let status = blocking(move || storm.status().unwrap()).await;
+    let report: Value = serde_json::from_slice(&std::fs::read(report).expect("it ran, and reports")).unwrap();
+    let counted = |name: &str| report["counters"][name].as_u64().unwrap();
+    let [cut, back, refused, lost] = ["cut", "back", "retried", "lost"].map(counted);
+    assert!(status.success(), "{back} of {cut} are back, {lost} were lost beside: {}", report["troubles"]);
+    assert_eq!((cut, back, lost), (clients, clients, 0));
+    let took = |share: &str| Duration::from_micros(report["back"][share].as_u64().unwrap());
+    let (most, all) = (took("p999"), took("all"));
+    let fault = format!(
+        "F28 {clients} clients come back at once: 99.9 % in {most:.1?}, all in {all:.1?}, {refused} attempts refused"
+    );
+    scene.end(&fault, devices, Duplicates::None).await;
 }
 
 /// The devices are our own: rumqttc takes a packet identifier for a new message while the old one waits for its PUBCOMP.

@@ -2,8 +2,8 @@
 //! once where the broker lives, in order, and every count adds up. Each row prints a line of the table of results in
 //! `docs/DELIVERY.md`, which `scripts/faults` makes.
 //!
-//! Needs Java 17 and, the first time, Maven; and the binary: `cargo build -p tidegate`. Some rows need root, and say so
-//! where they can't run. `TIDEGATE_SEED` makes the moments of random faults another's; it is printed.
+//! Needs Java 17 and, the first time, Maven; and two binaries: `cargo build -p tidegate -p tidegate-bench`. Some rows need
+//! root, and say so where they can't run. `TIDEGATE_SEED` makes the moments of random faults another's; it is printed.
 //!
 //! ```text
 //! cargo test -p tidegate-testkit --features e2e --test e2e_faults -- --test-threads=1 --nocapture
@@ -23,3 +23,4 @@ mod limits;
 mod network;
 mod refusals;
 mod scene;
+mod versions;
