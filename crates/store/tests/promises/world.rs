@@ -345,6 +345,11 @@ impl World {
         world
     }
 
+    /// How many appends are known to be safe.
+    pub(crate) fn committed(&self) -> usize {
+        self.safe
+    }
+
     pub(crate) fn model(&self) -> &Model {
         &self.model
     }
