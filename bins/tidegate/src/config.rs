@@ -649,6 +649,13 @@ mod tests {
         let open = "[listeners.tcp]\nbind = \"0.0.0.0:1883\"\n";
         assert!(load(open).unwrap_err().contains("allow_anonymous"));
         assert!(load(&format!("{open}allow_anonymous = true\n")).is_ok());
+        let tls =
+            |keys: &str| format!("{open}tls = {{ certificate_file = \"c\", key_file = \"k\"{keys} }}\n");
+        assert!(load(&tls("")).unwrap_err().contains("client_ca_file"));
+        assert!(load(&tls(", client_ca_file = \"ca\"")).is_ok());
+        assert!(
+            load(&format!("{open}tls = {{ certificate_file = \"c\" }}\n")).unwrap_err().contains("key_file")
+        );
     }
 
     #[test]

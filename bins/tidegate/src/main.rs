@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod console;
 mod http;
+mod listening;
 mod logging;
 mod passwd;
 mod ready;

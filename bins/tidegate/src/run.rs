@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use prometheus::Registry;
-use tidegate_broker::{Broker, ListenerOptions, Metrics, Tcp, WebSocket};
+use tidegate_broker::{Broker, ListenerOptions, Metrics};
 use tidegate_kafka::Producer;
 use tidegate_minikafka::MiniKafka;
 use tidegate_sink::{Discard, Feed};
@@ -15,10 +15,9 @@ use tokio::time::Instant;
 
 use crate::authentication::Methods;
 use crate::cli::ConfigArgs;
-use crate::config::{
-    EMBEDDED, EmbeddedLogSettings, KafkaSettings, ProtocolSetting, RuntimeSettings, Settings,
-};
+use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, RuntimeSettings, Settings};
 use crate::console::Console;
+use crate::listening::Bound;
 use crate::ready::Watched;
 use crate::rules::{CompiledRules, Destination};
 use crate::sinks::SinkCollector;
@@ -60,15 +59,7 @@ async fn serve(
     // Every port first, so that a taken one is told before anything else begins.
     let mut listeners = Vec::new();
     for (name, listener) in &settings.listeners {
-        let bound = Tcp::bind(listener.bind).await.map_err(|error| {
-            format!(
-                "error: listeners.{name}.bind: cannot listen on {}: {error}; choose another with \
-                 TIDEGATE_LISTENERS__{}__BIND",
-                listener.bind,
-                name.to_uppercase()
-            )
-        })?;
-        listeners.push(bound);
+        listeners.push(Bound::open(name, listener).await?);
     }
     let http_listener = http::bind(settings.http.bind).await?;
     let embedded = if settings.kafka.is_empty() {
@@ -118,16 +109,7 @@ async fn serve(
             authentication: methods.of(named),
             ..ListenerOptions::default()
         };
-        let broker = broker.clone();
-        match named.protocol {
-            ProtocolSetting::Tcp => {
-                tokio::spawn(async move { broker.serve_with(listener, options).await });
-            }
-            ProtocolSetting::WebSocket => {
-                let listener = WebSocket::over(listener, named.websocket(max_packet_bytes));
-                tokio::spawn(async move { broker.serve_with(listener, options).await });
-            }
-        }
+        listener.serve(broker.clone(), named, options, max_packet_bytes);
     }
     announce_ready(&settings);
 
@@ -204,16 +186,13 @@ fn start_producers(
 fn announce(
     settings: &Settings,
     (rules, sources): (&CompiledRules, &CompiledSources),
-    listeners: &[Tcp],
+    listeners: &[Bound],
     embedded: Option<&MiniKafka>,
 ) {
     print_line(&format!("tidegate {}", env!("CARGO_PKG_VERSION")));
     for (listener, named) in listeners.iter().zip(settings.listeners.values()) {
-        let Ok(address) = listener.local_addr() else { continue };
-        print_line(&match named.protocol {
-            ProtocolSetting::Tcp => format!("  mqtt   {address}"),
-            ProtocolSetting::WebSocket => format!("  mqtt   ws://{address}{}", named.path),
-        });
+        let Ok(address) = listener.address(named) else { continue };
+        print_line(&format!("  mqtt   {address}"));
     }
     match embedded {
         Some(log) => print_line(&format!(

@@ -49,14 +49,15 @@
 //! - [`RuleBinding`], [`Output`] and [`Republish`]: a compiled rule and what becomes of its rows; [`AckMode`]: what a
 //!   PUBACK waits for; [`RuleOptions`]: what rules may use, and where they keep what they remember.
 //! - [`Injector`]: publishes what the embedding program has to say, and waits for subscribers that are behind.
-//! - [`Listener`]: where connections come from; [`Tcp`] and [`WebSocket`] are in the box. [`ListenerOptions`] holds for
-//!   its clients.
+//! - [`Listener`]: where connections come from; [`Tcp`] is in the box, and [`Tls`] and [`WebSocket`] go around any other.
+//!   [`ListenerOptions`] holds for its clients.
 //! - [`AuthenticationMethod`]: a method of enhanced authentication; [`ScramSha256`] is in the box.
 //! - [`SharedStrategy`], [`RetainedLimits`], [`DelayedLimits`], [`DenyList`], [`Rewrite`], [`AutoSubscription`] and
 //!   [`Mountpoint`]: what a [`Config`] says beyond the protocol.
 //!
 //! # Features
 //!
+//! - `tls` (on): [`Tls`], with rustls.
 //! - `websocket` (on): [`WebSocket`], with tokio-tungstenite.
 
 mod access;
@@ -96,6 +97,8 @@ mod subscribing;
 mod sys;
 mod takeover;
 mod timers;
+#[cfg(feature = "tls")]
+mod tls;
 mod turn;
 #[cfg(feature = "websocket")]
 mod websocket;
@@ -123,5 +126,7 @@ pub use setting::InvalidSetting;
 pub use shared::SharedStrategy;
 pub use state_files::StateFileError;
 pub use tidegate_codec::{QoS, RetainHandling, SubscribeOptions, UserProperties};
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsError, TlsOptions, TlsStream};
 #[cfg(feature = "websocket")]
 pub use websocket::{WebSocket, WebSocketOptions, WebSocketStream};

@@ -1,8 +1,13 @@
-//! Certificates that a test makes for itself: authorities, and what they sign.
+//! Certificates that a test makes for itself: authorities, what they sign, and clients that trust them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
 
 /// An authority of its own name and key.
 #[derive(Debug)]
@@ -62,6 +67,32 @@ impl Authority {
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(2021, 2, 3);
         self.issue(&params)
+    }
+
+    /// Returns a client of TLS that trusts this authority alone, and shows `own`.
+    ///
+    /// # Errors
+    ///
+    /// When `own` is not what this module signed.
+    pub fn client(&self, own: Option<&Identity>) -> Result<TlsConnector, rustls::Error> {
+        let certificate = |pem: &str| {
+            CertificateDer::from_pem_slice(pem.as_bytes())
+                .map_err(|error| rustls::Error::General(error.to_string()))
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate(&self.pem)?)?;
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let config = match own {
+            Some(own) => {
+                let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes());
+                let key = key.map_err(|error| rustls::Error::General(error.to_string()))?;
+                config.with_client_auth_cert(vec![certificate(&own.certificate)?], key)?
+            }
+            None => config.with_no_client_auth(),
+        };
+        Ok(TlsConnector::from(Arc::new(config)))
     }
 
     fn issue(&self, params: &CertificateParams) -> Result<Identity, rcgen::Error> {

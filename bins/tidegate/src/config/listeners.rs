@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tidegate_broker::{Mountpoint, WebSocketOptions};
+use tidegate_broker::{Mountpoint, TlsOptions, WebSocketOptions};
 
 use super::Settings;
 use super::error::ConfigErrors;
@@ -18,6 +18,8 @@ pub(crate) struct ListenerSettings {
     pub(crate) allow_anonymous: bool,
     /// What is spoken: MQTT over TCP, or MQTT in the frames of WebSocket.
     pub(crate) protocol: ProtocolSetting,
+    /// The certificate with which clients are met; without it, nothing is encrypted.
+    pub(crate) tls: Option<ListenerTlsSettings>,
     /// The path of a WebSocket.
     pub(crate) path: String,
     /// The web sites whose pages may connect to a WebSocket, as browsers name them: `https://example.org`. Empty for
@@ -34,6 +36,7 @@ impl Default for ListenerSettings {
             bind: (Ipv4Addr::LOCALHOST, 1883).into(),
             allow_anonymous: false,
             protocol: ProtocolSetting::Tcp,
+            tls: None,
             path,
             origins,
             mountpoint: None,
@@ -57,6 +60,25 @@ impl ListenerSettings {
     /// The mountpoint. A loaded one was checked, so it is not left out.
     pub(crate) fn mountpoint(&self) -> Option<Mountpoint> {
         self.mountpoint.as_deref().and_then(|text| Mountpoint::parse(text).ok())
+    }
+}
+
+/// `[listeners.NAME.tls]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "named as in `[kafka.NAME.tls]`")]
+pub(crate) struct ListenerTlsSettings {
+    pub(crate) certificate_file: PathBuf,
+    pub(crate) key_file: PathBuf,
+    /// The authorities of clients: with it, nobody gets in without a certificate that one of them has signed.
+    #[serde(default)]
+    pub(crate) client_ca_file: Option<PathBuf>,
+}
+
+impl ListenerTlsSettings {
+    pub(crate) fn options(&self) -> TlsOptions {
+        let options = TlsOptions::new(&self.certificate_file, &self.key_file);
+        TlsOptions { client_ca_file: self.client_ca_file.clone(), ..options }
     }
 }
 
@@ -93,13 +115,14 @@ pub(crate) struct ScramSettings {
 /// What is wrong with them.
 pub(super) fn check(settings: &Settings, errors: &mut ConfigErrors) {
     for (name, listener) in &settings.listeners {
-        let lets_everyone_in = settings.authentication.is_empty();
+        let asks_for_certificates = listener.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some());
+        let lets_everyone_in = settings.authentication.is_empty() && !asks_for_certificates;
         if lets_everyone_in && !listener.bind.ip().is_loopback() && !listener.allow_anonymous {
             errors.push(
                 format!("listeners.{name}.bind"),
                 format!(
                     "{} can be reached from other machines, and everyone may connect: say `allow_anonymous = true` \
-                     if you mean it, bind to 127.0.0.1, or ask who they are with [authentication.scram]",
+                     if you mean it, bind to 127.0.0.1, or ask who they are with [authentication.scram] or `tls.client_ca_file`",
                     listener.bind
                 ),
             );

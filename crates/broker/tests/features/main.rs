@@ -10,4 +10,5 @@ mod retaining;
 mod served;
 mod sharing;
 mod telling;
+mod tls;
 mod topics;

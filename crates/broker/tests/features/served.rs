@@ -25,7 +25,8 @@ pub(crate) struct Served {
     registry: Registry,
 }
 
-struct InMemory(mpsc::Receiver<DuplexStream>);
+#[derive(Debug)]
+pub(crate) struct InMemory(mpsc::Receiver<DuplexStream>);
 
 impl Listener for InMemory {
     type Stream = DuplexStream;
@@ -121,10 +122,16 @@ impl Served {
 }
 
 fn door(broker: &Broker, options: ListenerOptions) -> Door {
-    let (dial, dialled) = mpsc::channel(16);
+    let (dial, listener) = in_memory();
     let serving = broker.clone();
-    tokio::spawn(async move { serving.serve_with(InMemory(dialled), options).await });
+    tokio::spawn(async move { serving.serve_with(listener, options).await });
     Door(dial)
+}
+
+/// A listener of streams in memory, and where they are put in.
+pub(crate) fn in_memory() -> (mpsc::Sender<DuplexStream>, InMemory) {
+    let (dial, dialled) = mpsc::channel(16);
+    (dial, InMemory(dialled))
 }
 
 async fn join(dial: &mpsc::Sender<DuplexStream>, connect: Connect<'_>) -> Client {
