@@ -37,6 +37,9 @@ use crate::turn::{self, Turn, Work};
 /// Reads, each with its answers, that a connection makes before it lets others run.
 const READS_PER_POLL: usize = 4;
 
+/// Bytes of a packet's beginning that are put in front of what is read next. Of a larger one, what is read is put behind it.
+const KEPT_IN_FRONT_BYTES: usize = turn::READ_BUFFER_BYTES / 4;
+
 /// The shortest time to the next look at a keep-alive.
 const MIN_TIMER: Duration = Duration::from_secs(1);
 
@@ -510,26 +513,34 @@ where
             self.handle_backlog(work, now)?;
             return Ok(Progress::Some);
         }
-        let mut buffer = ReadBuf::new(read);
+        // Room in front for the beginning of a packet that an earlier turn left, unless it is a large one.
+        let kept = if self.backlog.len() <= KEPT_IN_FRONT_BYTES { self.backlog.len() } else { 0 };
+        let mut buffer = ReadBuf::new(&mut read[kept..]);
         match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-            Poll::Pending => Ok(Progress::None),
-            Poll::Ready(Err(_)) => Err(Cause::ConnectionLost),
-            Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(Cause::ConnectionLost),
-            Poll::Ready(Ok(())) => {
-                let bytes = buffer.filled();
-                self.core.metrics.received_bytes.inc_by(bytes.len() as u64);
-                self.session.touch(now);
-                self.grace_until = None;
-                if self.backlog.is_empty() {
-                    let consumed = self.handle(bytes, work, now)?;
-                    self.backlog.extend_from_slice(&bytes[consumed..]);
-                } else {
-                    self.backlog.extend_from_slice(bytes);
-                    self.handle_backlog(work, now)?;
-                }
-                Ok(Progress::Some)
+            Poll::Pending => return Ok(Progress::None),
+            Poll::Ready(Err(_)) => return Err(Cause::ConnectionLost),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Err(Cause::ConnectionLost),
+            Poll::Ready(Ok(())) => {}
+        }
+        let count = buffer.filled().len();
+        self.core.metrics.received_bytes.inc_by(count as u64);
+        self.session.touch(now);
+        self.grace_until = None;
+        if kept < self.backlog.len() {
+            self.backlog.extend_from_slice(&read[..count]);
+            self.handle_backlog(work, now)?;
+        } else {
+            read[..kept].copy_from_slice(&self.backlog);
+            let bytes = &read[..kept + count];
+            let consumed = self.handle(bytes, work, now)?;
+            if consumed < bytes.len() {
+                self.backlog.clear();
+                self.backlog.extend_from_slice(&bytes[consumed..]);
+            } else {
+                self.backlog = Vec::new();
             }
         }
+        Ok(Progress::Some)
     }
 
     fn handle_backlog(&mut self, work: &mut Work, now: Instant) -> Result<(), Cause> {
@@ -548,13 +559,16 @@ where
         let mut at = 0;
         let mut packets = 0;
         while at < bytes.len() {
-            let (packet, len) = match self.decoder.decode(&bytes[at..]).map_err(Cause::Decode)? {
-                Decoded::Packet { packet, len } => (packet, len),
-                Decoded::Incomplete { .. } => break,
-            };
-            at += len;
-            packets += 1;
-            self.handle_packet(packet, work, now)?;
+            // Taken apart here and nowhere else: a packet is large to move.
+            match self.decoder.decode(&bytes[at..]) {
+                Ok(Decoded::Packet { packet, len }) => {
+                    at += len;
+                    packets += 1;
+                    self.handle_packet(packet, work, now)?;
+                }
+                Ok(Decoded::Incomplete { .. }) => break,
+                Err(error) => return Err(Cause::Decode(error)),
+            }
             if self.stalled.is_some() {
                 self.core.metrics.stalls.inc();
                 break;

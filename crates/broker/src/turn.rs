@@ -37,7 +37,8 @@ pub(crate) struct Work {
 /// What running rules over a message needs.
 #[derive(Default)]
 pub(crate) struct RuleWork {
-    scratch: EvalScratch,
+    /// In a box, because it is taken out and put back for every message.
+    scratch: Option<Box<EvalScratch>>,
     /// Whose rules the scratch was made for.
     scratch_of: Option<Arc<Engine>>,
     /// Evaluations so far, to measure one of many.
@@ -72,16 +73,16 @@ const MEASURED_ONE_IN: u32 = 64;
 
 impl RuleWork {
     /// The memory for evaluations of a broker's rules, to be given back with [`RuleWork::put_scratch`].
-    pub(crate) fn take_scratch(&mut self, engine: &Arc<Engine>) -> EvalScratch {
+    pub(crate) fn take_scratch(&mut self, engine: &Arc<Engine>) -> Box<EvalScratch> {
         if !self.scratch_of.as_ref().is_some_and(|of| Arc::ptr_eq(of, engine)) {
             self.scratch_of = Some(Arc::clone(engine));
-            self.scratch = engine.scratch();
+            self.scratch = None;
         }
-        std::mem::take(&mut self.scratch)
+        self.scratch.take().unwrap_or_else(|| Box::new(engine.scratch()))
     }
 
-    pub(crate) fn put_scratch(&mut self, scratch: EvalScratch) {
-        self.scratch = scratch;
+    pub(crate) fn put_scratch(&mut self, scratch: Box<EvalScratch>) {
+        self.scratch = Some(scratch);
     }
 
     /// Whether this evaluation is one to measure.
