@@ -3,17 +3,21 @@
 use std::io;
 use std::time::Duration;
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use rustls::pki_types::ServerName;
-use tidegate_broker::{Config, Tls, TlsError, TlsOptions};
-use tidegate_codec::{QoS, Version};
+use tidegate_broker::{Config, Listener, Tls, TlsError, TlsOptions, WebSocket, WebSocketOptions};
+use tidegate_codec::{Connect, Packet, QoS, Version};
 use tidegate_testkit::certificates::{Authority, Identity};
 use tidegate_testkit::folder::Folder;
 use tidegate_testkit::mqtt::Peer;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 
-use crate::served::{A_WHILE, Served, in_memory, publish, receive};
+use crate::served::{A_WHILE, InMemory, Served, in_memory, publish, receive};
 
 /// Long enough for new files to be seen.
 const SEEN: Duration = Duration::from_secs(3);
@@ -29,13 +33,22 @@ struct Secure {
 
 impl Secure {
     fn start(authority: &Authority, change: impl FnOnce(&Folder, &mut TlsOptions)) -> Self {
+        Self::below(authority, change, |tls| tls)
+    }
+
+    /// With another listener around it.
+    fn below<L: Listener>(
+        authority: &Authority,
+        change: impl FnOnce(&Folder, &mut TlsOptions),
+        around: impl FnOnce(Tls<InMemory>) -> L,
+    ) -> Self {
         let files = Folder::new().unwrap();
         show(&files, &authority.sign("broker.test").unwrap());
         let mut options = TlsOptions::new(files.path("own.pem"), files.path("own.key"));
         change(&files, &mut options);
         let served = Served::start(|_| {});
         let (dial, listener) = in_memory();
-        let (broker, listener) = (served.broker.clone(), Tls::over(listener, options).unwrap());
+        let (broker, listener) = (served.broker.clone(), around(Tls::over(listener, options).unwrap()));
         tokio::spawn(async move { broker.serve(listener).await });
         Self { served, dial, files }
     }
@@ -77,6 +90,23 @@ async fn mqtt_goes_both_ways_inside_tls_with_a_broker_that_the_client_trusts() {
     assert_eq!(receive(&mut plain).await.1, payload);
     drop((client, plain));
     secure.served.settled(0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_websocket_goes_through_tls() {
+    let ours = Authority::new().unwrap();
+    let secure = Secure::below(&ours, |_, _| {}, |tls| WebSocket::over(tls, WebSocketOptions::default()));
+    let stream = secure.shake(&ours, None).await.unwrap().into_stream();
+    let mut request = "ws://broker.test/mqtt".into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("mqtt"));
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let mut connect = Vec::new();
+    Packet::Connect(Box::new(Connect::new(Version::V3_1_1, "c")))
+        .encode(Version::V3_1_1, &mut connect)
+        .unwrap();
+    socket.send(Message::Binary(connect.into())).await.unwrap();
+    let answer = socket.next().await.unwrap().unwrap();
+    assert_eq!(answer, Message::Binary(vec![0x20, 2, 0, 0].into()));
 }
 
 #[tokio::test(start_paused = true)]
