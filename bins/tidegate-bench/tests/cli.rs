@@ -306,3 +306,27 @@ fn processes_end_when_their_conductor_is_killed() {
     std::io::Read::read_to_string(&mut stderr, &mut said).unwrap();
     assert!(said.contains("nobody says what this share"), "{said}");
 }
+
+#[cfg(feature = "in-process")]
+#[test]
+fn a_broker_grows_inside_the_tool_and_every_step_says_what_it_took() {
+    let report = path("grown.json");
+    let arguments = ["in-process", "--sessions", "500,5000", "--messages", "3000", "--window", "50"];
+    let output = bench(&arguments).arg("--json").arg(&report).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let table = text(&output.stdout);
+    assert!(table.contains("\n        500 ") && table.contains("\n       5000 "), "{table}");
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+    std::fs::remove_file(&report).unwrap();
+    let steps = value["steps"].as_array().unwrap();
+    assert_eq!(steps.iter().map(|step| step["sessions"].as_u64().unwrap()).collect::<Vec<_>>(), [500, 5000]);
+    for step in steps {
+        let number = |name: &str| step[name].as_f64().unwrap();
+        assert!(
+            number("user_us") + number("system_us") > 0.0 && number("messages_per_second") > 0.0,
+            "{step}"
+        );
+        // A connection of the broker is a task and a session, and no buffer.
+        assert!((400.0..20_000.0).contains(&number("session_bytes")), "{step}");
+    }
+}

@@ -1,28 +1,6 @@
-//! A broker in this process, small enough for a test.
+//! What needs no process of its own; a broker that grows is in `tests/cli.rs`, where no other test takes memory.
 
 use super::*;
-
-#[test]
-fn every_message_of_every_step_is_answered_and_costs_the_broker_something() {
-    let growth = Growth {
-        sessions: vec![200, 2500],
-        messages: 3000,
-        window: NonZeroU32::new(25).unwrap(),
-        payload_bytes: 1024,
-        threads: 1,
-    };
-    let mut seen = Vec::new();
-    let grown = run(&growth, &AtomicBool::new(false), |step| seen.push(*step)).unwrap();
-    assert_eq!(grown.steps, seen);
-    assert_eq!(seen.iter().map(|step| step.sessions).collect::<Vec<_>>(), growth.sessions);
-    for step in &seen {
-        assert!(step.messages_per_second > 0.0 && step.message_us() > 0.0, "{step:?}");
-        // A connection of the broker is a task and a session, and no buffer.
-        assert!((400.0..40_000.0).contains(&step.session_bytes), "{step:?}");
-    }
-    let table = grown.to_string();
-    assert!(table.contains("\n        200 ") && table.contains("\n       2500 "), "{table}");
-}
 
 #[test]
 fn a_stopped_growth_has_no_result() {
