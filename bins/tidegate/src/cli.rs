@@ -35,7 +35,7 @@ pub(crate) enum Command {
     Passwd(PasswdArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ConfigArgs {
     /// The configuration file (TOML). The environment comes over it: TIDEGATE_HTTP__BIND is `bind` of `[http]`.
     #[arg(short, long, value_name = "FILE")]

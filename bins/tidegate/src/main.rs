@@ -10,6 +10,7 @@ mod listening;
 mod logging;
 mod passwd;
 mod ready;
+mod reload;
 mod rule;
 mod rules;
 mod run;
@@ -71,6 +72,12 @@ impl Failure {
 
     fn runtime(error: &impl ToString) -> Self {
         Self::Runtime(error.to_string())
+    }
+
+    fn into_text(self) -> String {
+        match self {
+            Self::Usage(text) | Self::Runtime(text) => text,
+        }
     }
 }
 

@@ -70,6 +70,16 @@ impl CompiledRules {
         of_rules.chain(self.warnings.iter().cloned())
     }
 
+    /// The Kafka of each output that has one, behind the id of its rule.
+    pub(crate) fn kafkas(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.rules.iter().flat_map(|rule| {
+            rule.outputs.iter().filter_map(|output| match output {
+                CompiledOutput::Kafka { kafka, .. } => Some((rule.rule.id(), kafka.as_str())),
+                _ => None,
+            })
+        })
+    }
+
     /// Whether some output is the console.
     pub(crate) fn use_console(&self) -> bool {
         let mut outputs = self.rules.iter().flat_map(|rule| &rule.outputs);

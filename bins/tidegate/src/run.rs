@@ -8,7 +8,6 @@ use prometheus::Registry;
 use tidegate_broker::{Broker, ListenerOptions, Metrics};
 use tidegate_kafka::Producer;
 use tidegate_minikafka::MiniKafka;
-use tidegate_sink::{Discard, Feed};
 use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -16,10 +15,10 @@ use tokio::time::Instant;
 use crate::authentication::Methods;
 use crate::cli::ConfigArgs;
 use crate::config::{EMBEDDED, EmbeddedLogSettings, KafkaSettings, RuntimeSettings, Settings};
-use crate::console::Console;
 use crate::listening::Bound;
 use crate::ready::Watched;
-use crate::rules::{CompiledRules, Destination};
+use crate::reload::{Destinations, Reload};
+use crate::rules::CompiledRules;
 use crate::sinks::SinkCollector;
 use crate::sources::{CompiledSources, Sources};
 use crate::store::StoreCollector;
@@ -32,7 +31,8 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
     logging::install(&settings.log).map_err(Failure::Usage)?;
     let max_connections = connections_allowed(&settings);
     let runtime = runtime(&settings.runtime).map_err(|error| Failure::runtime(&error))?;
-    runtime.block_on(serve(settings, (rules, sources), &methods, max_connections)).map_err(Failure::Runtime)
+    let serving = serve(args, settings, (rules, sources), &methods, max_connections);
+    runtime.block_on(serving).map_err(Failure::Runtime)
 }
 
 /// One thread needs no queues that other threads can take tasks from: it waits for the sockets itself.
@@ -49,6 +49,7 @@ fn runtime(settings: &RuntimeSettings) -> io::Result<Runtime> {
 }
 
 async fn serve(
+    args: &ConfigArgs,
     settings: Settings,
     (rules, sources): (CompiledRules, CompiledSources),
     methods: &Methods,
@@ -82,17 +83,8 @@ async fn serve(
         .map_err(|error| format!("error: metrics: {error}"))?;
 
     announce(&settings, (&rules, &sources), &listeners, embedded.as_ref());
-    let console = if rules.use_console() {
-        Some(Console::start(&registry).map_err(|error| format!("error: console: {error}"))?)
-    } else {
-        None
-    };
-    let nowhere: Arc<dyn Feed> = Arc::new(Discard::new());
-    let bindings = rules.bind(|destination| match (destination, &console) {
-        (Destination::Kafka(kafka, rule, policy), _) => Arc::new(producers[kafka].feed_for(rule, policy)),
-        (Destination::Console, Some(console)) => Arc::clone(console) as Arc<dyn Feed>,
-        (Destination::Console | Destination::Discard, _) => Arc::clone(&nowhere),
-    });
+    let mut destinations = Destinations::new(producers.clone(), registry.clone());
+    let bindings = destinations.bind(rules).map_err(|error| format!("error: {error}"))?;
     let config = sinks::broker_config(&settings, max_connections);
     let broker = Broker::start_with_store(config, bindings, metrics, Arc::clone(&store), recovered)
         .map_err(|error| format!("error: rules: {error}"))?;
@@ -113,15 +105,18 @@ async fn serve(
     }
     announce_ready(&settings);
 
-    signals.wait().await;
+    let shutdown = settings.shutdown.timeout.get();
+    let mut reload = Reload::new(args.clone(), settings, destinations, broker.clone());
+    while signals.wait().await == Wish::Reload {
+        reload.run();
+    }
     print_line("stopping: no new connections; a second signal ends at once");
     let now = Instant::now();
     // Of the time that there is, sources have a part: what they have not committed is read again.
-    let (sources_until, deadline) =
-        (now + settings.shutdown.timeout.get() / 3, now + settings.shutdown.timeout.get());
+    let (sources_until, deadline) = (now + shutdown / 3, now + shutdown);
     tokio::select! {
         () = stop((sources, sources_until), &broker, &producers, deadline) => {}
-        () = signals.wait() => return Err("stopped at once: what was in flight was not acknowledged".to_owned()),
+        () = signals.wait_for_end() => return Err("stopped at once: what was in flight was not acknowledged".to_owned()),
     }
     if let Some(embedded) = embedded {
         embedded.stop().await.map_err(|error| format!("error: embedded_log: {error}"))?;
@@ -237,23 +232,41 @@ fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "tidegate".to_owned())
 }
 
-/// SIGTERM and SIGINT.
+/// What a signal asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wish {
+    Reload,
+    End,
+}
+
+/// SIGTERM, SIGINT and SIGHUP.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn install() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// Waits for the next of either. Cancel safe.
-    async fn wait(&mut self) {
+    /// Waits for the next of them. Cancel safe.
+    async fn wait(&mut self) -> Wish {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Wish::End,
+            _ = self.interrupt.recv() => Wish::End,
+            _ = self.hangup.recv() => Wish::Reload,
         }
+    }
+
+    /// Waits for the next that ends the process: it is too late for others. Cancel safe.
+    async fn wait_for_end(&mut self) {
+        while self.wait().await != Wish::End {}
     }
 }
 

@@ -209,6 +209,18 @@ impl Tidegate {
         Some(TICK * ticks.sum::<Option<u32>>()?)
     }
 
+    /// Changes the configuration file and sends SIGHUP. What comes of it is in the [output](Self::output).
+    ///
+    /// # Errors
+    ///
+    /// When the file or the signal does not get there.
+    pub fn reload(&mut self, change: impl FnOnce(String) -> String) -> io::Result<()> {
+        let file = self.dir.join("tidegate.toml");
+        fs::write(&file, change(fs::read_to_string(&file)?))?;
+        let pid = self.pid().ok_or(io::ErrorKind::NotFound)?;
+        Command::new("kill").args(["-HUP", &pid.to_string()]).status().map(drop)
+    }
+
     /// Ends it with SIGKILL and returns when it is gone.
     ///
     /// # Errors

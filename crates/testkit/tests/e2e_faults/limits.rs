@@ -10,7 +10,7 @@ use tidegate_testkit::mqtt::Peer;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use crate::scene::{DRAIN_LIMIT, Duplicates, Scene, Stage};
+use crate::scene::{DRAIN_LIMIT, Duplicates, NOTICE, Scene, Stage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f25_out_of_files() {
@@ -152,4 +152,29 @@ topic = "telemetry"
     poison.finish(DRAIN_LIMIT).await;
     assert!(scene.metric("tidegate_rule_failed_total") > 0.0, "the rule ends at its limit of steps");
     scene.end("F30 a rule of 20,000 steps beside one of twenty", devices, Duplicates::None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f31_rules_that_change_every_second() {
+    const RELOADS: usize = 20;
+    let mut scene = Scene::new(Stage::default()).await;
+    let devices = scene.devices(Fleet { interval: Duration::from_millis(10), ..Fleet::default() });
+    let says = |scene: &Scene, text: &str| {
+        scene.broker.lock().output().iter().filter(|line| line.contains(text)).count()
+    };
+    let (with, without) = ("WHERE qos > 0 AND qos < 3'", "WHERE qos > 0'");
+    for reload in 0..RELOADS {
+        let (old, new) = if reload % 2 == 0 { (without, with) } else { (with, without) };
+        scene.broker.lock().reload(|text| text.replace(old, new)).unwrap();
+        scene
+            .until("the rules are read again", NOTICE, |scene| {
+                says(scene, "the rules were read again") > reload
+            })
+            .await;
+        sleep(Duration::from_secs(1)).await;
+    }
+    // One that is wrong changes nothing.
+    scene.broker.lock().reload(|text| text.replace("WHERE", "WHRE")).unwrap();
+    scene.until("it is refused", NOTICE, |scene| says(scene, "the configuration was not taken") == 1).await;
+    scene.end(&format!("F31 rules changed {RELOADS} times in {RELOADS} s"), devices, Duplicates::None).await;
 }
