@@ -44,6 +44,11 @@ impl Token {
         Self(count << 16 | u64::from(packet_id.0.get()))
     }
 
+    /// Which message of the session it is.
+    fn count(self) -> u64 {
+        self.0 >> 16
+    }
+
     /// The identifier of the message; `None` for a number that was never a token.
     fn packet_id(self) -> Option<PacketId> {
         NonZeroU16::new(self.0 as u16).map(PacketId)
@@ -59,6 +64,10 @@ pub(crate) struct Received {
     count: u64,
     /// How many of `messages` are with the broker.
     with_broker: u16,
+    /// The identifier of the last message.
+    last: u16,
+    /// How many messages up to the last had identifiers that follow each other.
+    run: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +125,11 @@ pub(crate) enum Answer {
     Later,
 }
 
+/// The identifier that comes behind this one.
+fn following(packet_id: u16) -> u16 {
+    packet_id.checked_add(1).unwrap_or(1)
+}
+
 impl Received {
     /// Takes note of a PUBLISH of QoS 1 or 2.
     pub(crate) fn publish(
@@ -126,7 +140,8 @@ impl Received {
         window: Window,
         changes: &mut Changes,
     ) -> Result<Arrival, Violation> {
-        if let Some(index) = self.position(packet_id) {
+        let follows = packet_id.0.get() == following(self.last);
+        if let Some(index) = if self.is_one_run() && follows { None } else { self.position(packet_id) } {
             let known = &mut self.messages[index];
             match (known.stage, qos) {
                 // Without DUP it is another message under an identifier that is in use. To take it for a repeat
@@ -151,6 +166,8 @@ impl Received {
         }
         self.make_room(window, changes)?;
         self.count += 1;
+        self.run = if follows { self.run.saturating_add(1) } else { 1 };
+        self.last = packet_id.0.get();
         let token = Token::new(self.count, packet_id);
         let stage = if qos == QoS::ExactlyOnce { Stage::OwesPubRec } else { Stage::OwesPubAck };
         self.messages.push_back(Message { token, stage, on_link: true });
@@ -275,6 +292,14 @@ impl Received {
         left_behind.is_some()
     }
 
+    /// Whether all messages are of one run of identifiers, and not so many apart that the next one can be the first
+    /// again. Clients count their identifiers up, so this says without a search that a message is new.
+    fn is_one_run(&self) -> bool {
+        let Some(first) = self.messages.front() else { return true };
+        let since = self.count - first.token.count();
+        since < u64::from(self.run) && since + 1 < u64::from(u16::MAX)
+    }
+
     fn position(&self, packet_id: PacketId) -> Option<usize> {
         self.messages.iter().position(|message| message.token.packet_id() == Some(packet_id))
     }
@@ -290,5 +315,60 @@ impl Received {
         } else if let Some(packet_id) = message.token.packet_id() {
             changes.record(|| Change::Forgotten { packet_id });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Window = Window::Announced(NonZeroU16::MAX);
+
+    fn publish(received: &mut Received, id: u16) -> Result<Arrival, Violation> {
+        let id = PacketId(NonZeroU16::new(id).expect("no identifier is 0"));
+        received.publish(QoS::AtLeastOnce, false, id, WINDOW, &mut Changes::default())
+    }
+
+    /// Sends until an identifier is refused as in use; says which.
+    fn until_refused(received: &mut Received, ids: impl IntoIterator<Item = u16>) -> Option<u16> {
+        ids.into_iter().find(|&id| matches!(publish(received, id), Err(Violation::PacketIdInUse(_))))
+    }
+
+    #[test]
+    fn an_identifier_in_use_is_found_wherever_the_count_is() {
+        let settle = |received: &mut Received, index: usize| {
+            let token = received.messages[index].token;
+            received.settle(token, true, &mut Changes::default())
+        };
+        let all = || 1..=u16::MAX;
+        // The whole circle: the last identifier is followed by the first, which is still there.
+        let mut received = Received::default();
+        assert_eq!(until_refused(&mut received, all().chain(all())), Some(1));
+        // Over the end of the circle, with a hole where one was settled and the first ones gone.
+        let mut received = Received::default();
+        assert_eq!(until_refused(&mut received, all().take(40_000)), None);
+        for _ in 0..39_990 {
+            settle(&mut received, 0);
+        }
+        settle(&mut received, 3);
+        let rest = 40_001..=u16::MAX;
+        assert_eq!(
+            until_refused(&mut received, rest.chain(1..=39_990).chain([39_994, 39_995])),
+            Some(39_995)
+        );
+        // Behind a jump, nothing is taken for new that is not.
+        let mut received = Received::default();
+        assert_eq!(until_refused(&mut received, [7, 8, 5, 6, 7]), Some(7));
+        let mut received = Received::default();
+        received.restore(vec![PacketId(NonZeroU16::MIN)]);
+        assert_eq!(until_refused(&mut received, [u16::MAX]), None);
+        let again = received.publish(
+            QoS::ExactlyOnce,
+            true,
+            PacketId(NonZeroU16::MIN),
+            WINDOW,
+            &mut Changes::default(),
+        );
+        assert_eq!(again, Ok(Arrival::AlreadyReceived));
     }
 }
