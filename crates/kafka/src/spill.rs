@@ -480,7 +480,7 @@ impl Shared {
     /// Reads entries of a partition back, into one batch.
     pub(crate) fn load(self: &Arc<Self>, partition: &Arc<Partition>, entries: Vec<Spilled>) {
         let Some(spill) = &self.spill else { return };
-        let mut open = OpenBatch::new(Buffers::default(), self.config.compression, now());
+        let mut open = self.begin_batch();
         let mut entries = entries.into_iter();
         let mut unread = None;
         for spilled in entries.by_ref() {
