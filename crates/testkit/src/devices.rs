@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 pub use rumqttc::QoS;
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet};
+use rumqttc::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -200,13 +201,7 @@ impl Device {
     async fn listen(&self, mut events: EventLoop) {
         let mut sent = HashMap::new();
         let mut numbers = 0..;
-        let all = usize::from(self.fleet.window);
-        while !(self.ended.load(Ordering::SeqCst) && self.window.available_permits() == all) {
-            // It ends although nothing more happens on the connection.
-            let Ok(event) = timeout(LOOK, events.poll()).await else {
-                self.waits_for(&sent);
-                continue;
-            };
+        while let Some(event) = self.next(&mut events, &sent).await {
             match event {
                 // Packet identifier 0 is that of the messages at QoS 0.
                 Ok(Event::Outgoing(Outgoing::Publish(id))) if id != 0 => {
@@ -223,6 +218,26 @@ impl Device {
                     sleep(RECONNECT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// The next that happens; `None` once nothing more is to come, although the connection stays.
+    async fn next(
+        &self,
+        events: &mut EventLoop,
+        sent: &HashMap<u16, (u64, Instant)>,
+    ) -> Option<Result<Event, ConnectionError>> {
+        let all = usize::from(self.fleet.window);
+        // Never dropped half-way: while it connects, that would leave a connection behind which takes over from the next.
+        let mut event = pin!(events.poll());
+        loop {
+            if self.ended.load(Ordering::SeqCst) && self.window.available_permits() == all {
+                return None;
+            }
+            if let Ok(event) = timeout(LOOK, &mut event).await {
+                return Some(event);
+            }
+            self.waits_for(sent);
         }
     }
 
