@@ -227,10 +227,16 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// Ready when the rows that a full destination does not take have had their time after a stop.
-async fn stopped_for_long(stop: &mut watch::Receiver<bool>) {
+/// Ready as soon as the keeper is stopped, however often it was asked before: a stop that somebody has seen is no change
+/// any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
     // Without its sender the keeper is stopped as well.
     let _ = stop.wait_for(|is_stopped| *is_stopped).await;
+}
+
+/// Ready when the rows that a full destination does not take have had their time after a stop.
+async fn stopped_for_long(stop: &mut watch::Receiver<bool>) {
+    stopped(stop).await;
     tokio::time::sleep(SETTLE_TIMEOUT).await;
 }
 
@@ -258,7 +264,7 @@ impl Keeper<'_> {
                     // No window closes meanwhile: otherwise there would always be a row on its way.
                     tokio::select! {
                         () = remembered.wait_settled() => {}
-                        _ = stop.changed() => return,
+                        () = stopped(stop) => return,
                     }
                     remembered.save(self.rule.id(), engine).await;
                     save_at = remembered.has_changed().then(|| Instant::now() + interval.max(SAVE_PAUSE));
@@ -270,7 +276,7 @@ impl Keeper<'_> {
             tokio::select! {
                 () = sleep_until(wake_at) => {}
                 () = remembered.earlier.notified() => {}
-                _ = stop.changed() => return,
+                () = stopped(stop) => return,
             }
         }
     }
