@@ -15,7 +15,7 @@ use tidegate_codec::{
 };
 use tidegate_rules::EventKind;
 use tidegate_session::{Delivered, Ended, Input, Session, Token, Violation};
-use tidegate_sink::{Outcome, Settle};
+use tidegate_sink::{Outcome, Settle, prefetch};
 use tidegate_store::{Commit, Waiting};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
@@ -48,9 +48,6 @@ const LATE: Duration = Duration::from_millis(1500);
 
 /// How much longer the client then has.
 const GRACE: Duration = Duration::from_millis(500);
-
-/// Of the processors at hand; a larger one is fetched more than once, which costs next to nothing.
-const CACHE_LINE_BYTES: usize = 64;
 
 /// How long a last DISCONNECT may take to leave.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,6 +134,7 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Among so many connections, what belongs to one of them is in no cache when its turn comes.
         prefetch(&*self);
         loop {
             match &mut self.stage {
@@ -156,15 +154,6 @@ where
                 Stage::Over => return Poll::Ready(()),
             }
         }
-    }
-}
-
-/// Has the processor fetch all of `what` at once, where it would wait for one line after the other: among so many
-/// connections, what belongs to one of them is in no cache when its turn comes.
-fn prefetch<T>(what: &T) {
-    let first = std::ptr::from_ref(what).cast::<u8>();
-    for offset in (0..size_of::<T>()).step_by(CACHE_LINE_BYTES) {
-        branches::prefetch_read_data::<_, 0>(first.wrapping_add(offset));
     }
 }
 
@@ -559,7 +548,6 @@ where
         let mut at = 0;
         let mut packets = 0;
         while at < bytes.len() {
-            // Taken apart here and nowhere else: a packet is large to move.
             match self.decoder.decode(&bytes[at..]) {
                 Ok(Decoded::Packet { packet, len }) => {
                     at += len;

@@ -93,21 +93,24 @@ impl Backlog {
 
     /// Adds what comes behind all of this.
     pub(crate) fn append(&mut self, other: Self) {
-        other.for_each(|spilled| self.push_back(spilled));
+        if self.is_empty() {
+            *self = other;
+        } else {
+            other.for_each(|spilled| self.push_back(spilled));
+        }
     }
 
     /// Takes the first entry off the runs.
     fn unpack(&mut self) -> Option<Spilled> {
-        if let Some(Run::Packed(packed)) = self.runs.front_mut() {
-            let next = packed.pop();
-            if packed.is_empty() {
-                self.runs.pop_front();
-            }
-            return Some(next);
-        }
         match self.runs.pop_front()? {
             Run::Whole(spilled) => Some(spilled),
-            Run::Packed(mut packed) => Some(packed.pop()),
+            Run::Packed(mut packed) => {
+                let next = packed.pop();
+                if !packed.is_empty() {
+                    self.runs.push_front(Run::Packed(packed));
+                }
+                Some(next)
+            }
         }
     }
 }

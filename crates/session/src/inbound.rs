@@ -141,7 +141,8 @@ impl Received {
         changes: &mut Changes,
     ) -> Result<Arrival, Violation> {
         let follows = packet_id.0.get() == following(self.last);
-        if let Some(index) = if self.is_one_run() && follows { None } else { self.position(packet_id) } {
+        let place = if follows && self.is_one_run() { None } else { self.position(packet_id) };
+        if let Some(index) = place {
             let known = &mut self.messages[index];
             match (known.stage, qos) {
                 // Without DUP it is another message under an identifier that is in use. To take it for a repeat

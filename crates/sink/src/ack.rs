@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::prefetch;
+
 /// How a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -109,17 +111,6 @@ impl Ack {
         self.resolve(outcome);
     }
 
-    /// Has the processor fetch the target while there is something else to do: among the many of a batch it is in no
-    /// cache.
-    fn prefetch(&self) {
-        const CACHE_LINE_BYTES: usize = 64;
-        let Some(target) = &self.target else { return };
-        let first = Arc::as_ptr(target).cast::<u8>();
-        for offset in (0..size_of_val(&**target)).step_by(CACHE_LINE_BYTES) {
-            branches::prefetch_read_data::<_, 0>(first.wrapping_add(offset));
-        }
-    }
-
     fn resolve(&mut self, outcome: Outcome) {
         if let Some(target) = self.target.take() {
             target.settle(&[Settled { token: self.token, outcome }]);
@@ -151,8 +142,9 @@ pub fn settle_each(acks: impl IntoIterator<Item = (Ack, Outcome)>) {
     let mut settled = Vec::new();
     let mut acks = acks.into_iter().peekable();
     while let Some((mut ack, outcome)) = acks.next() {
-        if let Some((next, _)) = acks.peek() {
-            next.prefetch();
+        // Among the many of a batch, the next target is in no cache.
+        if let Some(next) = acks.peek().and_then(|(next, _)| next.target.as_deref()) {
+            prefetch(next);
         }
         let Some(target) = ack.target.take() else { continue };
         match &run {

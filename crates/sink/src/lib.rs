@@ -56,6 +56,7 @@ mod counters;
 mod discard;
 mod driver;
 mod feed;
+mod prefetch;
 mod record;
 mod sink;
 
@@ -67,5 +68,7 @@ pub use counters::{Counters, CountersSnapshot, DropReason, LastError};
 pub use discard::Discard;
 pub use driver::{Driver, DriverConfig};
 pub use feed::{Feed, Offer};
+#[doc(hidden)]
+pub use prefetch::prefetch;
 pub use record::{OwnedRecord, Record};
 pub use sink::{Sink, WriteError, WriteReport};
