@@ -94,6 +94,7 @@
 
 mod backlog;
 mod books;
+mod checksum;
 mod compression;
 mod config;
 mod connect;

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tidegate_sink::{Ack, Record};
 
 use crate::books::{SourceId, Sources};
+use crate::checksum;
 use crate::compression::{Compression, MAX_UNPACKED_BYTES};
 use crate::spill::AckPolicy;
 
@@ -15,6 +16,8 @@ use crate::spill::AckPolicy;
 pub(crate) const HEADER_BYTES: usize = 61;
 /// The checksum covers everything from here on.
 const CRC_FROM: usize = 21;
+/// Records are summed in portions of as many bytes: they are still in the cache, and a small batch is summed at once.
+const SUMMED_BYTES: usize = 4096;
 /// What a record costs beside its bytes: lengths, deltas, and its place in the list of acks.
 const RECORD_OVERHEAD_BYTES: usize = 32 + size_of::<Option<Owed>>();
 
@@ -102,10 +105,30 @@ impl BatchEncoder {
     }
 }
 
+/// The checksum of the first records of a batch.
+#[derive(Debug, Clone, Copy)]
+struct Summed {
+    /// The end of these records among the bytes of the batch.
+    end: usize,
+    crc: u32,
+}
+
+impl Summed {
+    const NONE: Self = Self { end: HEADER_BYTES, crc: 0 };
+
+    /// Takes in all records of `batch` that are not in it.
+    fn add_rest(&mut self, batch: &[u8]) {
+        self.crc = crc32c::crc32c_append(self.crc, &batch[self.end..]);
+        self.end = batch.len();
+    }
+}
+
 /// A batch that still takes records.
 #[derive(Debug)]
 pub(crate) struct OpenBatch {
     bytes: Vec<u8>,
+    /// Nothing where the records will be compressed.
+    summed: Summed,
     acks: Vec<Option<Owed>>,
     sources: Sources,
     base_timestamp_ms: i64,
@@ -124,6 +147,7 @@ impl OpenBatch {
         let sources = Sources::default();
         Self {
             bytes,
+            summed: Summed::NONE,
             acks,
             sources,
             base_timestamp_ms: 0,
@@ -146,6 +170,9 @@ impl OpenBatch {
         let timestamp_delta = record.timestamp_ms.wrapping_sub(self.base_timestamp_ms);
         let offset_delta = self.acks.len() as i64;
         encode_record(record, timestamp_delta, offset_delta, &mut self.bytes);
+        if self.bytes.len() - self.summed.end >= SUMMED_BYTES && self.compression == Compression::None {
+            self.summed.add_rest(&self.bytes);
+        }
         self.acks.push(ticket.ack);
         self.sources.push(ticket.source, 1);
         self.charged += ticket.charged;
@@ -170,11 +197,11 @@ impl OpenBatch {
 
     /// Compresses the records, and completes the header but for what [`SealedBatch::stamp`] writes.
     pub(crate) fn seal(self) -> SealedBatch {
-        let Self { bytes, acks, sources, base_timestamp_ms, max_timestamp_ms, charged, compression, opened } =
+        let Self { bytes, acks, base_timestamp_ms, max_timestamp_ms, charged, compression, opened, .. } =
             self;
         let milliseconds = (base_timestamp_ms, max_timestamp_ms);
         let sealed = SealedBatch::new(bytes, acks, compression, milliseconds, charged, opened);
-        SealedBatch { sources, ..sealed }
+        SealedBatch { summed: self.summed, sources: self.sources, ..sealed }
     }
 }
 
@@ -183,6 +210,7 @@ impl OpenBatch {
 #[derive(Debug)]
 pub(crate) struct SealedBatch {
     bytes: Vec<u8>,
+    summed: Summed,
     /// Empty while they are lent.
     acks: Vec<Option<Owed>>,
     lent: Option<Arc<Mutex<Lent>>>,
@@ -235,6 +263,7 @@ impl SealedBatch {
         let records = acks.len();
         Self {
             bytes,
+            summed: Summed::NONE,
             acks,
             lent: None,
             records,
@@ -254,7 +283,13 @@ impl SealedBatch {
         self.bytes[43..51].copy_from_slice(&producer.id.to_be_bytes());
         self.bytes[51..53].copy_from_slice(&producer.epoch.to_be_bytes());
         self.bytes[53..57].copy_from_slice(&sequence.to_be_bytes());
-        let crc = crc32c::crc32c(&self.bytes[CRC_FROM..]);
+        let crc = if self.summed.end == HEADER_BYTES {
+            crc32c::crc32c(&self.bytes[CRC_FROM..])
+        } else {
+            self.summed.add_rest(&self.bytes);
+            let header = crc32c::crc32c(&self.bytes[CRC_FROM..HEADER_BYTES]);
+            checksum::combine(header, self.summed.crc, self.bytes.len() - HEADER_BYTES)
+        };
         self.bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     }
 
@@ -582,6 +617,22 @@ mod tests {
         expected[17..21].copy_from_slice(&crc.to_be_bytes());
         assert_eq!(batch.bytes(), expected);
         assert_eq!(batch.sequence(), 77);
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_all_bytes_however_often_a_batch_is_stamped() {
+        let value: Vec<u8> = (0..3000_u32).map(|n| (n * n / 8) as u8).collect();
+        for compression in [Compression::None, Compression::Lz4] {
+            for (records, bytes) in [(1, 0), (1, 3000), (2, 3000), (3, 2000), (900, 8), (300, 1000)] {
+                let record = Record { value: Some(&value[..bytes]), ..Record::new("t") };
+                let mut batch = batch_of(&vec![record; records], compression);
+                for sequence in [0, 77] {
+                    batch.stamp(PRODUCER, sequence);
+                    let crc = crc32c::crc32c(&batch.bytes()[CRC_FROM..]);
+                    assert_eq!(batch.bytes()[17..21], crc.to_be_bytes(), "{records} of {bytes} bytes");
+                }
+            }
+        }
     }
 
     #[test]
