@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tidegate_sink::{Ack, Record};
+use tidegate_sink::{Ack, Record, prefetch};
 
 use crate::books::{SourceId, Sources};
 use crate::checksum;
@@ -18,6 +18,8 @@ pub(crate) const HEADER_BYTES: usize = 61;
 const CRC_FROM: usize = 21;
 /// Records are summed in portions of as many bytes: they are still in the cache, and a small batch is summed at once.
 const SUMMED_BYTES: usize = 4096;
+/// What is fetched ahead for the next record of a batch, at most.
+const MAX_PREFETCH_BYTES: usize = 2048;
 /// What a record costs beside its bytes: lengths, deltas, and its place in the list of acks.
 const RECORD_OVERHEAD_BYTES: usize = 32 + size_of::<Option<Owed>>();
 
@@ -169,10 +171,15 @@ impl OpenBatch {
         // and wraps back in the reader's addition.
         let timestamp_delta = record.timestamp_ms.wrapping_sub(self.base_timestamp_ms);
         let offset_delta = self.acks.len() as i64;
+        let begin = self.bytes.len();
         encode_record(record, timestamp_delta, offset_delta, &mut self.bytes);
         if self.bytes.len() - self.summed.end >= SUMMED_BYTES && self.compression == Compression::None {
             self.summed.add_rest(&self.bytes);
         }
+        // Where memory is cold, the next record would wait for each line that it writes to.
+        let next = (self.bytes.len() - begin).min(MAX_PREFETCH_BYTES);
+        let room = self.bytes.spare_capacity_mut();
+        prefetch(&room[..next.min(room.len())]);
         self.acks.push(ticket.ack);
         self.sources.push(ticket.source, 1);
         self.charged += ticket.charged;
