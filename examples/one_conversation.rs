@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         payload: b"21.5",
         ..Publish::default()
     };
-    let token = match session.handle_packet(Packet::Publish(publish), now, &mut to_client)? {
+    let token = match session.handle_packet(&Packet::Publish(publish), now, &mut to_client)? {
         Input::Publish(inbound) => {
             println!("to route: {:?} on {}", inbound.publish.payload, inbound.topic.as_str());
             inbound.token

@@ -92,7 +92,8 @@ fn receive(group: &mut BenchmarkGroup<'_, WallTime>, window: u16, qos: QoS) {
                     payload: PAYLOAD,
                     ..Publish::default()
                 };
-                let input = session.handle_packet(Packet::Publish(black_box(publish)), now, &mut out);
+                let packet = Packet::Publish(black_box(publish));
+                let input = session.handle_packet(&packet, now, &mut out);
                 let Ok(Input::Publish(inbound)) = input else { panic!("it is a message") };
                 tokens.push(inbound.token.expect("its QoS is not 0"));
             }
@@ -101,7 +102,7 @@ fn receive(group: &mut BenchmarkGroup<'_, WallTime>, window: u16, qos: QoS) {
             }
             if qos == QoS::ExactlyOnce {
                 for number in 1..=window {
-                    handle(&mut session, Packet::PubRel(PubAck::new(id(number))), now, &mut out);
+                    handle(&mut session, &Packet::PubRel(PubAck::new(id(number))), now, &mut out);
                 }
             }
             let answers = if qos == QoS::ExactlyOnce { 2 } else { 1 };
@@ -135,10 +136,10 @@ fn deliver(group: &mut BenchmarkGroup<'_, WallTime>, window: u16, qos: QoS) {
             );
             for id in ids.drain(..) {
                 if qos == QoS::ExactlyOnce {
-                    handle(&mut session, Packet::PubRec(PubAck::new(id)), now, &mut out);
-                    handle(&mut session, Packet::PubComp(PubAck::new(id)), now, &mut out);
+                    handle(&mut session, &Packet::PubRec(PubAck::new(id)), now, &mut out);
+                    handle(&mut session, &Packet::PubComp(PubAck::new(id)), now, &mut out);
                 } else {
-                    handle(&mut session, Packet::PubAck(PubAck::new(id)), now, &mut out);
+                    handle(&mut session, &Packet::PubAck(PubAck::new(id)), now, &mut out);
                 }
             }
             assert_eq!(session.in_flight(), 0);
@@ -146,7 +147,7 @@ fn deliver(group: &mut BenchmarkGroup<'_, WallTime>, window: u16, qos: QoS) {
     });
 }
 
-fn handle(session: &mut Session, packet: Packet<'_>, now: Instant, out: &mut Vec<u8>) {
+fn handle(session: &mut Session, packet: &Packet<'_>, now: Instant, out: &mut Vec<u8>) {
     let input = session.handle_packet(black_box(packet), now, out);
     assert!(matches!(input, Ok(Input::Handled)), "{input:?}");
 }

@@ -406,7 +406,7 @@ impl Core {
         self.metrics.delivered.inc_by(taken.clients as u64);
         self.tell_all_lost(origin, taken.lost, work);
         if taken.clients == 0 && !lineage.is_quiet && self.wants(EventKind::MessageDropped) {
-            self.tell_dropped(origin, publish, work);
+            self.tell_dropped(origin, topic, publish, work);
         }
         Ok(taken.clients)
     }

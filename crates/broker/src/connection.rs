@@ -16,7 +16,7 @@ use tidegate_codec::{
 use tidegate_rules::EventKind;
 use tidegate_session::{Delivered, Ended, Input, Session, Token, Violation};
 use tidegate_sink::{Outcome, Settle, prefetch};
-use tidegate_store::{Commit, Waiting};
+use tidegate_store::Waiting;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 
@@ -318,7 +318,7 @@ where
         prefetch(&*self.entry);
         turn::with(|Turn { read, work }| {
             work.out.clear();
-            work.rules.commit = Commit::NONE;
+            work.rules.begin_turn();
             self.entry.begin_turn();
             let ended = self.poll_turns(cx, read, work, now());
             self.account_for_losses(work);
@@ -548,14 +548,15 @@ where
         let mut at = 0;
         let mut packets = 0;
         while at < bytes.len() {
-            match self.decoder.decode(&bytes[at..]) {
+            // By reference: a packet is large, and moving it on would copy it each time.
+            match &self.decoder.decode(&bytes[at..]) {
                 Ok(Decoded::Packet { packet, len }) => {
                     at += len;
                     packets += 1;
                     self.handle_packet(packet, work, now)?;
                 }
                 Ok(Decoded::Incomplete { .. }) => break,
-                Err(error) => return Err(Cause::Decode(error)),
+                Err(error) => return Err(Cause::Decode(*error)),
             }
             if self.stalled.is_some() {
                 self.core.metrics.stalls.inc();
@@ -607,9 +608,9 @@ where
         }
     }
 
-    fn handle_packet(&mut self, packet: Packet<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
+    fn handle_packet(&mut self, packet: &Packet<'_>, work: &mut Work, now: Instant) -> Result<(), Cause> {
         if self.core.wants_any_event() {
-            self.tell_of(&packet, work);
+            self.tell_of(packet, work);
         }
         match self.session.handle_packet(packet, now, &mut work.out).map_err(Cause::Violation)? {
             Input::Handled => {}
@@ -626,7 +627,7 @@ where
                     is_for_rules: true,
                 };
                 self.core.metrics.received[inbound.publish.qos as usize].inc();
-                let (topic, publish) = (inbound.topic, &inbound.publish);
+                let (topic, publish) = (inbound.topic, inbound.publish);
                 // That it went to its subscribers, and that it came: who knew the one after a restart without the other
                 // would deliver it twice, or never.
                 let is_once = publish.qos == QoS::ExactlyOnce && self.entry.is_kept();
@@ -657,8 +658,8 @@ where
                     work.rules.commit = work.rules.commit.max(self.entry.record(&mut self.session));
                 }
             }
-            Input::Subscribe(mut request) => self.subscribe(&mut request, work),
-            Input::Unsubscribe(request) => self.unsubscribe(&request, work),
+            Input::Subscribe(request) => self.subscribe(request, work),
+            Input::Unsubscribe(request) => self.unsubscribe(request, work),
             Input::Authenticate { is_first, data } => self.authenticate(is_first, data.unwrap_or_default()),
             Input::Disconnect => return Err(Cause::Client),
         }
@@ -706,7 +707,7 @@ where
         Ok(Progress::Some)
     }
 
-    fn subscribe(&mut self, request: &mut Subscribe<'_>, work: &mut Work) {
+    fn subscribe(&mut self, request: &Subscribe<'_>, work: &mut Work) {
         let client = Client {
             entry: &self.entry,
             username: self.username.as_deref(),

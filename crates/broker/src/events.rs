@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tidegate_codec::{Connect, Publish, QoS, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version};
 use tidegate_rules::{Connection, Details, Event, EventKind, Property, Value};
 use tidegate_session::{DropReason, Message, Session};
+use tidegate_topic::TopicName;
 
 use crate::broker::{Core, now, wall_clock_ms};
 use crate::entry::Entry;
@@ -319,7 +320,13 @@ impl Core {
     }
 
     /// Tells that no subscriber wants a message. Rules may have taken it.
-    pub(crate) fn tell_dropped(&self, origin: &Origin<'_>, publish: &Publish<'_>, work: &mut RuleWork) {
+    pub(crate) fn tell_dropped(
+        &self,
+        origin: &Origin<'_>,
+        topic: TopicName<'_>,
+        publish: &Publish<'_>,
+        work: &mut RuleWork,
+    ) {
         let peer = Peer { address: origin.peer, local: None };
         let about =
             About { client_id: origin.client_id, username: origin.username, peer, mount: origin.mount };
@@ -327,7 +334,7 @@ impl Core {
         let id = work.message_id(wall_clock_ms());
         let details = Details::Dropped { reason: "no_subscribers" };
         self.tell(EventKind::MessageDropped, &about, details, work, |event| {
-            event.topic = publish.topic;
+            event.topic = topic.as_str();
             event.payload = publish.payload;
             event.qos = publish.qos as u8;
             event.retain = publish.retain;

@@ -226,8 +226,10 @@ impl Fanout {
     /// `None` if nobody wants the message.
     fn targets(&self, outgoing: &Outgoing<'_>) -> Option<Targets> {
         let subscriptions = self.subscriptions.read();
-        let mut targets = Targets::default();
+        // Made for the first of them: most messages have none.
+        let mut found: Option<Targets> = None;
         let mut visit = |subscriber: &Subscriber, wanted: &Wanted| {
+            let targets = found.get_or_insert_default();
             let is_echo = wanted.options.no_local
                 && outgoing.entry.is_some_and(|origin| Arc::ptr_eq(origin, &subscriber.0));
             if !is_echo {
@@ -241,12 +243,13 @@ impl Fanout {
             subscriptions.exclusive.for_each_match(outgoing.topic, &mut visit);
         }
         if !subscriptions.shared.is_empty() {
-            subscriptions
-                .shared
-                .for_each_match(outgoing.topic, |_, group| targets.groups.push(Arc::clone(group)));
+            subscriptions.shared.for_each_match(outgoing.topic, |_, group| {
+                found.get_or_insert_default().groups.push(Arc::clone(group));
+            });
         }
-        let has_any = !targets.clients.is_empty() || !targets.groups.is_empty() || !targets.echoes.is_empty();
-        has_any.then_some(targets)
+        found.filter(|targets| {
+            !targets.clients.is_empty() || !targets.groups.is_empty() || !targets.echoes.is_empty()
+        })
     }
 }
 

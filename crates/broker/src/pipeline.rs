@@ -17,7 +17,6 @@ use tidegate_session::{Message, Token};
 use tidegate_sink::{Ack, Feed, Offer, OwnedRecord, Record, Rejection, Settle};
 use tidegate_topic::TopicName;
 
-use crate::broker::wall_clock_ms;
 use crate::engine::{Engine, RulesError};
 use crate::entry::Entry;
 use crate::joint::Joint;
@@ -229,9 +228,9 @@ impl Pipeline {
         matched.clear();
         self.rules.for_each_match(topic, |position, _| matched.push(position));
         if !matched.is_empty() {
-            let timestamp_ms = wall_clock_ms();
+            let timestamp_ms = work.timestamp_ms();
             let properties = MessageProperties(&publish.properties);
-            let mut event = Event::publish(publish.topic, origin.client_id, publish.payload);
+            let mut event = Event::publish(topic.as_str(), origin.client_id, publish.payload);
             event.username = origin.username;
             event.qos = publish.qos as u8;
             event.retain = publish.retain;

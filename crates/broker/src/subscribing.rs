@@ -34,10 +34,12 @@ impl Core {
         &self,
         client: &Client<'_>,
         session: &mut Session,
-        request: &mut Subscribe<'_>,
+        request: &Subscribe<'_>,
         replay: &mut Replay,
         out: &mut Vec<u8>,
     ) {
+        // With what is granted in place of what was asked for.
+        let mut request = request.clone();
         let mut results = Vec::with_capacity(request.filters.len());
         let mut room = session.subscriptions_left();
         for asked in &mut request.filters {
@@ -53,14 +55,14 @@ impl Core {
             }
             results.push(granted);
         }
-        session.subscribed(request, &results, out);
+        session.subscribed(&request, &results, out);
         let about = About {
             client_id: &client.entry.client_id,
             username: client.username,
             peer: client.peer,
             mount: client.entry.mount.as_ref(),
         };
-        self.tell_subscribed(&about, request, &results);
+        self.tell_subscribed(&about, &request, &results);
     }
 
     /// Puts the subscriptions of a session that the store gave back where publishers find them.
@@ -104,14 +106,14 @@ impl Core {
         if filters.is_empty() {
             return;
         }
-        let mut request = Subscribe {
+        let request = Subscribe {
             packet_id: PacketId(NonZeroU16::MIN),
             subscription_identifier: None,
             user_properties: UserProperties::default(),
             filters: as_requested(&filters),
         };
         // Nobody asked, so nobody is answered.
-        self.subscribe(client, session, &mut request, replay, &mut Vec::new());
+        self.subscribe(client, session, &request, replay, &mut Vec::new());
     }
 
     pub(crate) fn unsubscribe(

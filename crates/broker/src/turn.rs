@@ -9,6 +9,7 @@ use tidegate_rules::EvalScratch;
 use tidegate_sink::{Feed, Settled};
 use tidegate_store::Commit;
 
+use crate::broker::wall_clock_ms;
 use crate::engine::Engine;
 use crate::entry::Letter;
 
@@ -53,6 +54,8 @@ pub(crate) struct RuleWork {
     pub(crate) headers: Vec<Vec<u8>>,
     /// What must be safe in the store before the messages so far may be acknowledged.
     pub(crate) commit: Commit,
+    /// When the messages of this turn came, once one of them was asked.
+    timestamp_ms: Option<i64>,
     ids: MessageIds,
 }
 
@@ -72,6 +75,17 @@ impl Default for MessageIds {
 const MEASURED_ONE_IN: u32 = 64;
 
 impl RuleWork {
+    /// Forgets what belonged to the turn of another connection.
+    pub(crate) fn begin_turn(&mut self) {
+        self.commit = Commit::NONE;
+        self.timestamp_ms = None;
+    }
+
+    /// When the messages of this turn came, in milliseconds since the Unix epoch: they came in one read, or nearly so.
+    pub(crate) fn timestamp_ms(&mut self) -> i64 {
+        *self.timestamp_ms.get_or_insert_with(wall_clock_ms)
+    }
+
     /// The memory for evaluations of a broker's rules, to be given back with [`RuleWork::put_scratch`].
     pub(crate) fn take_scratch(&mut self, engine: &Arc<Engine>) -> Box<EvalScratch> {
         if !self.scratch_of.as_ref().is_some_and(|of| Arc::ptr_eq(of, engine)) {

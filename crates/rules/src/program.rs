@@ -279,6 +279,11 @@ pub(crate) enum ReadStep {
 }
 
 impl Program {
+    /// Whether it is `SELECT *` and nothing else: then every event is a row.
+    pub(crate) fn passes_events_on(&self) -> bool {
+        self.star && self.outputs.is_empty() && self.foreach.is_none() && self.condition.is_none()
+    }
+
     /// The names of the columns that a row has beside the event's.
     pub(crate) fn visible(&self) -> &[Box<str>] {
         &self.slots[self.hidden..]

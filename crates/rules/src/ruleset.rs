@@ -96,22 +96,35 @@ impl RuleSet {
     /// Calls `visit` with the position of every rule that reads messages of the topic and the rule, in their order,
     /// each once however many of its filters match. Allocates nothing.
     pub fn for_each_match<'s>(&'s self, topic: TopicName<'_>, mut visit: impl FnMut(usize, &'s Rule)) {
-        if self.rules.is_empty() {
-            return;
+        match self.rules.len() {
+            0 => {}
+            1..=64 => self.visit_matches::<1>(topic, 0, &mut visit),
+            rules => {
+                for from in (0..rules).step_by(RULES_A_WALK) {
+                    self.visit_matches::<{ RULES_A_WALK / 64 }>(topic, from, &mut visit);
+                }
+            }
         }
-        for from in (0..self.rules.len()).step_by(RULES_A_WALK) {
-            let mut matched = [0_u64; RULES_A_WALK / 64];
-            self.index.for_each_match(topic, |&position, ()| {
-                if let Some(bit) = position.checked_sub(from).filter(|&bit| bit < RULES_A_WALK) {
-                    matched[bit / 64] |= 1 << (bit % 64);
-                }
-            });
-            for (word, mut bits) in matched.into_iter().enumerate() {
-                while bits != 0 {
-                    let position = from + word * 64 + bits.trailing_zeros() as usize;
-                    bits &= bits - 1;
-                    visit(position, &self.rules[position]);
-                }
+    }
+
+    /// The same for as many rules as `WORDS` words have bits, from the one at `from` on.
+    fn visit_matches<'s, const WORDS: usize>(
+        &'s self,
+        topic: TopicName<'_>,
+        from: usize,
+        visit: &mut impl FnMut(usize, &'s Rule),
+    ) {
+        let mut matched = [0_u64; WORDS];
+        self.index.for_each_match(topic, |&position, ()| {
+            if let Some(bit) = position.checked_sub(from).filter(|&bit| bit < 64 * WORDS) {
+                matched[bit / 64] |= 1 << (bit % 64);
+            }
+        });
+        for (word, mut bits) in matched.into_iter().enumerate() {
+            while bits != 0 {
+                let position = from + word * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                visit(position, &self.rules[position]);
             }
         }
     }

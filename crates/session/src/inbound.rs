@@ -310,7 +310,9 @@ impl Received {
     }
 
     fn remove(&mut self, index: usize, changes: &mut Changes) {
-        let Some(message) = self.messages.remove(index) else { return };
+        // Nearly always the oldest, which nothing moves up for.
+        let removed = if index == 0 { self.messages.pop_front() } else { self.messages.remove(index) };
+        let Some(message) = removed else { return };
         if message.stage != Stage::AwaitsPubRel {
             self.with_broker -= 1;
         } else if let Some(packet_id) = message.token.packet_id() {

@@ -29,7 +29,7 @@
 //!     ..Publish::default()
 //! };
 //! out.clear();
-//! let Input::Publish(inbound) = session.handle_packet(Packet::Publish(publish), now, &mut out)? else { panic!() };
+//! let Input::Publish(inbound) = session.handle_packet(&Packet::Publish(publish), now, &mut out)? else { panic!() };
 //! let token = inbound.token.expect("QoS 1 has a token");
 //! assert!(out.is_empty(), "nothing is acknowledged before the broker says so");
 //!

@@ -121,14 +121,21 @@ impl Link {
             (Version::V5, true) => ReasonCode::UnspecifiedError,
             (Version::V5, false) | (Version::V3_1 | Version::V3_1_1, _) => ReasonCode::Success,
         };
-        let body = PubAck::with_reason(packet_id, reason);
-        let packet = match packet {
-            PacketType::PubRec => Packet::PubRec(body),
-            PacketType::PubRel => Packet::PubRel(body),
-            PacketType::PubComp => Packet::PubComp(body),
-            _ => Packet::PubAck(body),
+        let answer = PubAck::with_reason(packet_id, reason);
+        // As in `send_within`, without a packet around it.
+        let is_bounded = self.max_packet_size < u32::MAX;
+        let fits = |bytes| bytes <= self.max_packet_size as usize;
+        if is_bounded && !answer.encoded_len(self.version).is_ok_and(fits) {
+            return;
+        }
+        let encoded = match packet {
+            PacketType::PubRec => answer.encode_pubrec(self.version, out),
+            PacketType::PubRel => answer.encode_pubrel(self.version, out),
+            PacketType::PubComp => answer.encode_pubcomp(self.version, out),
+            _ => answer.encode_puback(self.version, out),
         };
-        self.answer(&packet, out);
+        // Nothing of it can be too long, and the reason is one that the packet may carry.
+        let _ = encoded;
     }
 
     /// Appends a PUBLISH, with a topic alias if the client takes one. `packet_id` is present exactly for QoS 1 and 2.

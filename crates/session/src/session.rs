@@ -55,9 +55,9 @@ pub enum Input<'s, 'p> {
     /// To publish a message.
     Publish(Inbound<'s>),
     /// To authorise, to change the subscription tree, and to call [`Session::subscribed`].
-    Subscribe(Box<Subscribe<'p>>),
+    Subscribe(&'p Subscribe<'p>),
     /// To change the subscription tree and to call [`Session::unsubscribed`].
-    Unsubscribe(Box<Unsubscribe<'p>>),
+    Unsubscribe(&'p Unsubscribe<'p>),
     /// To look at what the client says of itself, and to call [`Session::ask_to_authenticate`],
     /// [`Session::authenticated`], or [`Session::end`] with [`Ended::ByServer`].
     Authenticate {
@@ -76,8 +76,8 @@ pub enum Input<'s, 'p> {
 pub struct Inbound<'s> {
     /// Its topic.
     pub topic: TopicName<'s>,
-    /// The packet, with the same topic and without alias.
-    pub publish: Publish<'s>,
+    /// The packet as it came: where an alias stood for the topic, its own is empty.
+    pub publish: &'s Publish<'s>,
     /// For QoS 1 and 2: the broker owes [`Session::acknowledge`], or [`Session::forget`].
     pub token: Option<Token>,
 }
@@ -180,7 +180,7 @@ impl Session {
     /// The connection can't go on: call [`end`](Self::end) with [`Ended::Violation`], and close.
     pub fn handle_packet<'s, 'p: 's>(
         &'s mut self,
-        packet: Packet<'p>,
+        packet: &'p Packet<'p>,
         now: Instant,
         out: &mut Vec<u8>,
     ) -> Result<Input<'s, 'p>, Violation> {
@@ -209,12 +209,12 @@ impl Session {
             }
             Packet::PingReq => link.answer(&Packet::PingResp, out), // [MQTT5-3.12.4-1]
             Packet::Subscribe(subscribe) => {
-                check_no_local(&subscribe)?;
+                check_no_local(subscribe)?;
                 return Ok(Input::Subscribe(subscribe));
             }
             Packet::Unsubscribe(unsubscribe) => return Ok(Input::Unsubscribe(unsubscribe)),
             Packet::Disconnect(disconnect) => {
-                self.handle_disconnect(&disconnect)?;
+                self.handle_disconnect(disconnect)?;
                 return Ok(Input::Disconnect);
             }
             Packet::Connect(_) => return Err(Violation::SecondConnect),
@@ -222,7 +222,7 @@ impl Session {
                 let Some(authentication) = &mut link.authentication else {
                     return Err(Violation::UnexpectedAuth);
                 };
-                let is_first = authentication.handle(&auth)?;
+                let is_first = authentication.handle(auth)?;
                 return Ok(Input::Authenticate { is_first, data: auth.authentication_data });
             }
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
@@ -451,24 +451,24 @@ impl Session {
     /// Returns what is new to the broker.
     fn handle_publish<'s>(
         &'s mut self,
-        mut publish: Publish<'s>,
+        publish: &'s Publish<'s>,
         out: &mut Vec<u8>,
     ) -> Result<Option<Inbound<'s>>, Violation> {
         let Self { limits, inbound, link, changes, .. } = self;
         let Some(link) = link else { return Err(Violation::BeforeConnect(PacketType::Publish)) };
-        check_publish(&publish, limits)?;
+        check_publish(publish, limits)?;
         let window = link.window(limits);
-        if let Some(alias) = publish.properties.topic_alias.take() {
-            if publish.topic.is_empty() {
-                publish.topic = link.aliases.get(alias, limits)?;
-            } else {
-                link.aliases.set(alias, publish.topic, limits)?;
+        let topic = match (publish.properties.topic_alias, publish.topic) {
+            (Some(alias), "") => link.aliases.get(alias, limits)?,
+            (None, "") => return Err(Violation::TopicMissing),
+            (Some(alias), topic) => {
+                link.aliases.set(alias, topic, limits)?;
+                topic
             }
-        } else if publish.topic.is_empty() {
-            return Err(Violation::TopicMissing);
-        }
-        let topic = TopicName::parse_with(publish.topic, limits.max_topic_levels)
-            .map_err(|_| Violation::TopicNameInvalid)?;
+            (None, topic) => topic,
+        };
+        let topic =
+            TopicName::parse_with(topic, limits.max_topic_levels).map_err(|_| Violation::TopicNameInvalid)?;
         let token = match publish.packet_id {
             None => None,
             Some(packet_id) => match inbound.publish(publish.qos, publish.dup, packet_id, window, changes)? {

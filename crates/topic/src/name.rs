@@ -86,6 +86,10 @@ pub(crate) fn check_length(text: &str) -> Result<(), TopicError> {
 pub(crate) fn check_levels(text: &str, max_levels: usize) -> Result<(), TopicError> {
     // A text without any separator has one level already, so a limit of zero would refuse everything.
     let max = max_levels.clamp(1, MAX_LEVELS);
+    // A level takes a byte at the least: its separator.
+    if text.len() < max {
+        return Ok(());
+    }
     match memchr::memchr_iter(b'/', text.as_bytes()).nth(max - 1) {
         None => Ok(()),
         Some(at) => Err(TopicError::TooManyLevels { at, max }),

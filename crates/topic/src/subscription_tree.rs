@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 
 use ahash::RandomState;
+use arrayvec::ArrayVec;
 
 use crate::index::Index;
 use crate::slab::Slab;
@@ -311,8 +312,7 @@ impl<K, V> SubscriptionTree<K, V> {
         }
         // Depth first. Of the two ways on from a node, one is pushed for later and the other is taken at once, so
         // there is at most one entry for each level.
-        let mut later = [(ROOT, 0); MAX_LEVELS];
-        let mut waiting = 0;
+        let mut later = ArrayVec::<(u32, u32), MAX_LEVELS>::new();
         let mut next = Some((ROOT, 0_u32));
         while let Some((address, begin)) = next.take() {
             let node = self.node(address);
@@ -328,6 +328,7 @@ impl<K, V> SubscriptionTree<K, V> {
                         visit(subscribers)?;
                     }
                 }
+                Some(_) if node.literals == 0 && node.plus == NONE => {}
                 Some(rest) => {
                     let length = memchr::memchr(b'/', rest).unwrap_or(rest.len());
                     let after = begin + length as u32 + 1;
@@ -336,16 +337,12 @@ impl<K, V> SubscriptionTree<K, V> {
                         if next.is_none() {
                             next = Some((node.plus, after));
                         } else {
-                            later[waiting] = (node.plus, after);
-                            waiting += 1;
+                            later.push((node.plus, after));
                         }
                     }
                 }
             }
-            if next.is_none() && waiting > 0 {
-                waiting -= 1;
-                next = Some(later[waiting]);
-            }
+            next = next.or_else(|| later.pop());
         }
         ControlFlow::Continue(())
     }

@@ -109,6 +109,9 @@ pub(crate) fn run<'r, 'e: 'r>(
     if program.is_stateful() {
         return Err(EvalError { kind: EvalErrorKind::NeedsState, span: Span::default() });
     }
+    if program.passes_events_on() {
+        return Ok(Made::One(Row::new(on.event, program, Vec::new())));
+    }
     let mut machine = Machine::new(program, on);
     if machine.is_selected()? { machine.rows() } else { Ok(Made::Filtered) }
 }

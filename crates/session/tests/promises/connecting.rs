@@ -212,7 +212,7 @@ fn mqtt5_3_1_2_4_a_new_session_has_nothing_of_the_old_one() {
 fn a_packet_before_connect_is_a_violation_and_no_panic() {
     let mut session = Session::new("pump-7", std::sync::Arc::default());
     let mut out = Vec::new();
-    let result = session.handle_packet(Packet::PingReq, some_moment(), &mut out);
+    let result = session.handle_packet(&Packet::PingReq, some_moment(), &mut out);
     assert_eq!(result.unwrap_err().statement(), Some("MQTT5-3.1.0-1"));
     assert!(out.is_empty());
     assert_eq!(Message::new("a", b"", Q0, false).size(), size_of::<Message>() + 1);

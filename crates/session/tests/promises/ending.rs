@@ -150,7 +150,7 @@ fn disconnect_may_change_the_session_expiry_but_not_raise_it_from_zero() {
     connect.properties.session_expiry_interval = Some(0);
     let mut harness = Harness::with(&connect, Limits::default());
     let disconnect = Disconnect { session_expiry_interval: Some(5), ..Disconnect::default() };
-    let violation = harness.violation(Packet::Disconnect(disconnect));
+    let violation = harness.violation(&Packet::Disconnect(disconnect));
     assert_eq!(violation, Violation::SessionExpiryRaised);
     let farewell = harness.end(Ended::Violation(violation));
     assert!(farewell.will.is_some(), "the good-bye was not valid");

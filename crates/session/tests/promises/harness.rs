@@ -83,17 +83,17 @@ impl Harness {
     }
 
     /// A packet that the session deals with on its own.
-    pub(crate) fn handle(&mut self, packet: Packet<'_>) {
+    pub(crate) fn handle(&mut self, packet: &Packet<'_>) {
         assert_eq!(self.session.handle_packet(packet, self.now, &mut self.out), Ok(Input::Handled));
     }
 
-    pub(crate) fn violation(&mut self, packet: Packet<'_>) -> Violation {
+    pub(crate) fn violation(&mut self, packet: &Packet<'_>) -> Violation {
         self.session.handle_packet(packet, self.now, &mut self.out).expect_err("a violation")
     }
 
     /// A PUBLISH that is new to the broker.
     pub(crate) fn publish(&mut self, publish: Publish<'_>) -> Option<Token> {
-        match self.session.handle_packet(Packet::Publish(publish), self.now, &mut self.out) {
+        match self.session.handle_packet(&Packet::Publish(publish), self.now, &mut self.out) {
             Ok(Input::Publish(inbound)) => inbound.token,
             other => panic!("not a new message: {other:?}"),
         }
@@ -109,19 +109,19 @@ impl Harness {
     }
 
     pub(crate) fn puback(&mut self, number: u16) {
-        self.handle(Packet::PubAck(PubAck::new(id(number))));
+        self.handle(&Packet::PubAck(PubAck::new(id(number))));
     }
 
     pub(crate) fn pubrec(&mut self, number: u16) {
-        self.handle(Packet::PubRec(PubAck::new(id(number))));
+        self.handle(&Packet::PubRec(PubAck::new(id(number))));
     }
 
     pub(crate) fn pubrel(&mut self, number: u16) {
-        self.handle(Packet::PubRel(PubAck::new(id(number))));
+        self.handle(&Packet::PubRel(PubAck::new(id(number))));
     }
 
     pub(crate) fn pubcomp(&mut self, number: u16) {
-        self.handle(Packet::PubComp(PubAck::new(id(number))));
+        self.handle(&Packet::PubComp(PubAck::new(id(number))));
     }
 
     /// A delivery of a message to `topic`, published and granted at `qos`.
@@ -144,7 +144,8 @@ impl Harness {
     }
 
     pub(crate) fn disconnect(&mut self, disconnect: Disconnect<'_>) -> Farewell {
-        let input = self.session.handle_packet(Packet::Disconnect(disconnect), self.now, &mut self.out);
+        let packet = Packet::Disconnect(disconnect);
+        let input = self.session.handle_packet(&packet, self.now, &mut self.out);
         assert_eq!(input, Ok(Input::Disconnect));
         self.end(Ended::ByClient)
     }

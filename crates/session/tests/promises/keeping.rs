@@ -189,7 +189,7 @@ fn mqtt5_4_3_3_10_a_received_qos_2_message_is_no_new_one_after_a_restart() {
         assert!(unsettled.is_some());
         restart(&mut harness, &mut store, version);
 
-        harness.handle(Packet::Publish(repeated(Q2, 7)));
+        harness.handle(&Packet::Publish(repeated(Q2, 7)));
         assert_eq!(harness.sent(), ["PUBREC #7"]);
         assert!(harness.publish(repeated(Q2, 8)).is_some(), "nobody was told that 8 is safe");
         harness.pubrel(7);

@@ -292,7 +292,8 @@ impl World {
                     ..Publish::default()
                 };
                 let (session, now, out) = self.harness.parts();
-                let input = session.handle_packet(Packet::Publish(publish), now, out);
+                let packet = Packet::Publish(publish);
+                let input = session.handle_packet(&packet, now, out);
                 let token = match input.expect("the client obeys the protocol") {
                     Input::Publish(inbound) => inbound.token,
                     Input::Handled => return true,
@@ -545,7 +546,7 @@ proptest! {
                 }
             };
             let (session, now, out) = harness.parts();
-            if let Ok(Input::Publish(inbound)) = session.handle_packet(packet, now, out) {
+            if let Ok(Input::Publish(inbound)) = session.handle_packet(&packet, now, out) {
                 tokens.extend(inbound.token);
             }
             prop_assert!(session.unsettled() <= 3);

@@ -46,12 +46,12 @@ fn attack_73_mqtt5_4_3_3_10_a_repeat_before_pubrel_is_delivered_once_and_answere
     for version in VERSIONS {
         let mut harness = Harness::connected(version);
         let token = harness.publish(publish(Q2, 7)).unwrap();
-        harness.handle(Packet::Publish(repeated(Q2, 7)));
+        harness.handle(&Packet::Publish(repeated(Q2, 7)));
         assert_eq!(harness.sent(), [""; 0], "PUBREC follows the broker's answer");
         harness.acknowledge(token, ReasonCode::Success);
         assert_eq!(harness.sent(), ["PUBREC #7"]);
         for repeat in [repeated(Q2, 7), publish(Q2, 7)] {
-            harness.handle(Packet::Publish(repeat));
+            harness.handle(&Packet::Publish(repeat));
             assert_eq!(harness.sent(), ["PUBREC #7"]);
         }
     }
@@ -66,7 +66,7 @@ fn a_qos_2_message_stays_known_across_connections_whenever_the_broker_answers() 
         harness.end(Ended::ConnectionLost);
         assert!(harness.acknowledge(token, ReasonCode::Success));
         assert_eq!(harness.reconnect(&resumable(version)), [""; 0]);
-        harness.handle(Packet::Publish(repeated(Q2, 7)));
+        harness.handle(&Packet::Publish(repeated(Q2, 7)));
         assert_eq!(harness.sent(), ["PUBREC #7"], "{version:?}");
 
         // Answered after the client came back, before it repeated.
@@ -75,14 +75,14 @@ fn a_qos_2_message_stays_known_across_connections_whenever_the_broker_answers() 
         assert_eq!(harness.reconnect(&resumable(version)), [""; 0]);
         assert!(harness.acknowledge(token, ReasonCode::Success));
         assert_eq!(harness.sent(), [""; 0], "nobody asked on this connection");
-        harness.handle(Packet::Publish(repeated(Q2, 7)));
+        harness.handle(&Packet::Publish(repeated(Q2, 7)));
         assert_eq!(harness.sent(), ["PUBREC #7"]);
 
         // Answered after the repeat.
         let mut harness = Harness::connected(version);
         let token = harness.publish(publish(Q2, 7)).unwrap();
         harness.reconnect(&resumable(version));
-        harness.handle(Packet::Publish(repeated(Q2, 7)));
+        harness.handle(&Packet::Publish(repeated(Q2, 7)));
         assert_eq!(harness.sent(), [""; 0]);
         assert!(harness.acknowledge(token, ReasonCode::Success));
         assert_eq!(harness.sent(), ["PUBREC #7"]);
@@ -113,7 +113,7 @@ fn a_qos_1_message_is_new_on_a_new_connection_and_its_late_answer_is_recognised(
 fn a_repeat_of_a_qos_1_message_that_is_with_the_broker_is_answered_with_it() {
     let mut harness = Harness::connected(Version::V3_1_1);
     let token = harness.publish(publish(Q1, 7)).unwrap();
-    harness.handle(Packet::Publish(repeated(Q1, 7)));
+    harness.handle(&Packet::Publish(repeated(Q1, 7)));
     harness.acknowledge(token, ReasonCode::Success);
     assert_eq!(harness.sent(), ["PUBACK #7"]);
     assert!(
@@ -127,9 +127,9 @@ fn mqtt5_2_2_1_3_a_new_message_under_an_identifier_in_use_is_not_lost_silently()
     let mut harness = Harness::connected(Version::V5);
     harness.publish(publish(Q1, 7));
     harness.publish(publish(Q2, 8));
-    assert_eq!(harness.violation(Packet::Publish(publish(Q1, 7))), Violation::PacketIdInUse(id(7)));
-    assert_eq!(harness.violation(Packet::Publish(publish(Q2, 7))), Violation::PacketIdInUse(id(7)));
-    assert_eq!(harness.violation(Packet::Publish(publish(Q1, 8))), Violation::PacketIdInUse(id(8)));
+    assert_eq!(harness.violation(&Packet::Publish(publish(Q1, 7))), Violation::PacketIdInUse(id(7)));
+    assert_eq!(harness.violation(&Packet::Publish(publish(Q2, 7))), Violation::PacketIdInUse(id(7)));
+    assert_eq!(harness.violation(&Packet::Publish(publish(Q1, 8))), Violation::PacketIdInUse(id(8)));
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_refusal_names_its_reason_in_v5_and_is_an_acknowledgement_in_3_x() {
         if version == Version::V5 {
             assert!(harness.publish(publish(Q2, 2)).is_some(), "[MQTT5-4.3.3-9]");
         } else {
-            harness.handle(Packet::Publish(repeated(Q2, 2)));
+            harness.handle(&Packet::Publish(repeated(Q2, 2)));
             assert_eq!(harness.sent(), ["PUBREC #2"], "it is known until PUBREL");
         }
     }
@@ -196,7 +196,7 @@ fn a_message_that_was_received_can_no_longer_be_forgotten() {
     let token = harness.publish(publish(Q2, 7)).unwrap();
     harness.acknowledge(token, ReasonCode::Success);
     harness.session.forget(token);
-    harness.handle(Packet::Publish(repeated(Q2, 7)));
+    harness.handle(&Packet::Publish(repeated(Q2, 7)));
     assert_eq!(harness.sent(), ["PUBREC #7", "PUBREC #7"]);
 }
 
@@ -222,13 +222,13 @@ fn attack_74_mqtt5_3_3_4_7_a_v5_client_beyond_the_receive_maximum_is_stopped() {
     harness.publish(publish(Q2, 3));
     assert!(!harness.session.window_is_full(), "a v5 client is never read slower");
     let too_many = Violation::ReceiveMaximumExceeded { maximum: 3 };
-    assert_eq!(harness.violation(Packet::Publish(publish(Q1, 4))), too_many);
+    assert_eq!(harness.violation(&Packet::Publish(publish(Q1, 4))), too_many);
     assert_eq!(harness.publish(publish(Q0, 0)), None, "QoS 0 is outside the window");
-    harness.handle(Packet::PingReq); // [MQTT5-4.9.0-3]
+    harness.handle(&Packet::PingReq); // [MQTT5-4.9.0-3]
 
     harness.acknowledge(second, ReasonCode::Success);
     assert_eq!(
-        harness.violation(Packet::Publish(publish(Q1, 4))),
+        harness.violation(&Packet::Publish(publish(Q1, 4))),
         too_many,
         "PUBREC does not open the window"
     );
@@ -266,7 +266,7 @@ fn attack_74_a_3_x_client_that_never_sends_pubrel_is_stopped_at_the_bound() {
         harness.acknowledge(token, ReasonCode::Success);
     }
     let stopped = Violation::ReceiveMaximumExceeded { maximum: 4 };
-    assert_eq!(harness.violation(Packet::Publish(publish(Q2, 5))), stopped);
+    assert_eq!(harness.violation(&Packet::Publish(publish(Q2, 5))), stopped);
 }
 
 #[test]
@@ -299,10 +299,10 @@ fn a_repeated_message_counts_against_the_window_of_its_new_connection() {
     let token = harness.publish(publish(Q2, 1)).unwrap();
     harness.acknowledge(token, ReasonCode::Success);
     harness.reconnect(&resumable(Version::V5));
-    harness.handle(Packet::Publish(repeated(Q2, 1)));
+    harness.handle(&Packet::Publish(repeated(Q2, 1)));
     harness.publish(publish(Q1, 2));
     let too_many = Violation::ReceiveMaximumExceeded { maximum: 2 };
-    assert_eq!(harness.violation(Packet::Publish(publish(Q1, 3))), too_many);
+    assert_eq!(harness.violation(&Packet::Publish(publish(Q1, 3))), too_many);
 }
 
 #[test]
@@ -339,11 +339,8 @@ fn aliased(topic: &'static str, alias: u16) -> Publish<'static> {
 
 #[track_caller]
 fn resolves(harness: &mut Harness, publish: Publish<'_>, topic: &str) {
-    match harness.session.handle_packet(Packet::Publish(publish), harness.now, &mut harness.out) {
-        Ok(Input::Publish(inbound)) => {
-            assert_eq!((inbound.topic.as_str(), inbound.publish.topic), (topic, topic));
-            assert_eq!(inbound.publish.properties.topic_alias, None);
-        }
+    match harness.session.handle_packet(&Packet::Publish(publish), harness.now, &mut harness.out) {
+        Ok(Input::Publish(inbound)) => assert_eq!(inbound.topic.as_str(), topic),
         other => panic!("{other:?}"),
     }
 }
@@ -364,13 +361,13 @@ fn attack_89_aliases_above_the_maximum_or_never_set_are_violations() {
     let mut harness = Harness::connected(Version::V5);
     let too_high = Violation::TopicAliasTooHigh { alias: 65, maximum: 64 };
     assert_eq!(too_high.reason_code(), ReasonCode::TopicAliasInvalid);
-    assert_eq!(harness.violation(Packet::Publish(aliased("a", 65))), too_high, "[MQTT5-3.3.2-9]");
-    assert_eq!(harness.violation(Packet::Publish(aliased("", 65))), too_high);
-    assert_eq!(harness.violation(Packet::Publish(aliased("", 3))), Violation::TopicAliasUnknown(3));
+    assert_eq!(harness.violation(&Packet::Publish(aliased("a", 65))), too_high, "[MQTT5-3.3.2-9]");
+    assert_eq!(harness.violation(&Packet::Publish(aliased("", 65))), too_high);
+    assert_eq!(harness.violation(&Packet::Publish(aliased("", 3))), Violation::TopicAliasUnknown(3));
 
     resolves(&mut harness, aliased("a", 3), "a");
     harness.reconnect(&resumable(Version::V5));
-    let after = harness.violation(Packet::Publish(aliased("", 3)));
+    let after = harness.violation(&Packet::Publish(aliased("", 3)));
     assert_eq!(after, Violation::TopicAliasUnknown(3), "[MQTT5-3.3.2-7]");
 }
 
@@ -382,7 +379,7 @@ fn attack_89_the_memory_behind_aliases_is_bounded() {
     resolves(&mut harness, aliased("1234", 2), "1234");
     resolves(&mut harness, aliased("12345678", 0), "12345678");
     let full = Violation::TopicAliasesTooLong { maximum: 10 };
-    assert_eq!(harness.violation(Packet::Publish(aliased("1", 3))), full);
+    assert_eq!(harness.violation(&Packet::Publish(aliased("1", 3))), full);
     resolves(&mut harness, aliased("1", 1), "1");
     resolves(&mut harness, aliased("12345", 3), "12345");
 }
@@ -417,7 +414,7 @@ fn a_publish_that_must_not_be_is_a_violation_with_its_reason() {
     ];
     for (publish, violation, reason) in rows {
         let mut harness = Harness::with(&resumable(Version::V5), limits());
-        assert_eq!(harness.violation(Packet::Publish(publish)), violation);
+        assert_eq!(harness.violation(&Packet::Publish(publish)), violation);
         harness.end(Ended::Violation(violation));
         assert_eq!(harness.sent(), [format!("DISCONNECT {reason:#04x}")]);
     }
@@ -444,7 +441,7 @@ fn packets_that_a_client_must_not_send_end_the_conversation() {
     ];
     for (packet, violation) in rows {
         let mut harness = Harness::connected(Version::V5);
-        assert_eq!(harness.violation(packet), violation);
+        assert_eq!(harness.violation(&packet), violation);
         harness.end(Ended::Violation(violation));
         assert_eq!(harness.sent(), ["DISCONNECT 0x82"]);
     }
@@ -454,7 +451,7 @@ fn packets_that_a_client_must_not_send_end_the_conversation() {
 fn mqtt5_3_12_4_1_pingreq_is_answered() {
     for version in VERSIONS {
         let mut harness = Harness::connected(version);
-        harness.handle(Packet::PingReq);
+        harness.handle(&Packet::PingReq);
         assert_eq!(harness.sent(), ["PINGRESP"]);
     }
 }
@@ -462,6 +459,6 @@ fn mqtt5_3_12_4_1_pingreq_is_answered() {
 #[test]
 fn an_error_in_pubrec_for_an_unknown_identifier_asks_for_no_pubrel() {
     let mut harness = Harness::connected(Version::V5);
-    harness.handle(Packet::PubRec(PubAck::with_reason(id(9), ReasonCode::UnspecifiedError)));
+    harness.handle(&Packet::PubRec(PubAck::with_reason(id(9), ReasonCode::UnspecifiedError)));
     assert_eq!(harness.sent(), [""; 0]);
 }

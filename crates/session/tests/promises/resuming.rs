@@ -33,7 +33,7 @@ fn mqtt5_4_4_0_1_nothing_is_repeated_on_the_same_connection() {
     harness.packets();
     harness.wait(std::time::Duration::from_hours(1));
     harness.session.resume_sending(harness.now, &mut harness.out);
-    harness.handle(tidegate_codec::Packet::PingReq);
+    harness.handle(&tidegate_codec::Packet::PingReq);
     assert_eq!(harness.sent(), ["PINGRESP"]);
 }
 

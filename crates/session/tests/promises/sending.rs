@@ -60,8 +60,8 @@ fn mqtt5_4_4_0_2_an_error_in_puback_or_pubrec_ends_the_delivery() {
     harness.deliver("a", Q1);
     harness.deliver("b", Q2);
     harness.packets();
-    harness.handle(Packet::PubAck(PubAck::with_reason(id(1), ReasonCode::UnspecifiedError)));
-    harness.handle(Packet::PubRec(PubAck::with_reason(id(2), ReasonCode::NotAuthorized)));
+    harness.handle(&Packet::PubAck(PubAck::with_reason(id(1), ReasonCode::UnspecifiedError)));
+    harness.handle(&Packet::PubRec(PubAck::with_reason(id(2), ReasonCode::NotAuthorized)));
     assert_eq!(harness.sent(), [""; 0], "no PUBREL");
     assert_eq!(harness.session.in_flight(), 0);
 }
@@ -232,7 +232,7 @@ fn attack_76_a_congested_socket_holds_messages_back_and_not_answers() {
     harness.session.set_congested(true);
     assert_eq!(harness.deliver("b", Q1), Delivered::Queued);
     assert_eq!(harness.deliver("c", Q0), Delivered::Dropped(DropReason::Congested));
-    harness.handle(Packet::PingReq);
+    harness.handle(&Packet::PingReq);
     harness.pubrec(1);
     assert_eq!(harness.sent(), ["PINGRESP", "PUBREL #1"]);
     harness.pubcomp(1);
@@ -302,7 +302,7 @@ fn mqtt5_3_1_2_24_no_answer_is_larger_than_the_client_s_maximum() {
         harness.packets().len()
     };
     assert_eq!((subscribe(15), subscribe(16)), (1, 0));
-    harness.handle(Packet::PingReq);
+    harness.handle(&Packet::PingReq);
     harness.end(Ended::Violation(Violation::SecondConnect));
     assert_eq!(harness.sent(), ["PINGRESP", "DISCONNECT 0x82"]);
 }

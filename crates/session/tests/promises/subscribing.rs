@@ -28,7 +28,7 @@ fn subscribe_and_unsubscribe_are_the_broker_s_to_decide() {
     let mut harness = Harness::connected(Version::V5);
     let request = subscribe(&[("a/#", Q1)]);
     let packet = Packet::Subscribe(Box::new(request.clone()));
-    let input = harness.session.handle_packet(packet, harness.now, &mut harness.out);
+    let input = harness.session.handle_packet(&packet, harness.now, &mut harness.out);
     let Ok(Input::Subscribe(asked)) = input else { panic!("{input:?}") };
     // The session can be asked while the request is still held.
     assert_eq!(harness.session.subscription(asked.filters[0].filter), None);
@@ -36,8 +36,8 @@ fn subscribe_and_unsubscribe_are_the_broker_s_to_decide() {
 
     let request = unsubscribe(&["a/#"]);
     let packet = Packet::Unsubscribe(Box::new(request.clone()));
-    let input = harness.session.handle_packet(packet, harness.now, &mut harness.out);
-    assert_eq!(input, Ok(Input::Unsubscribe(Box::new(request))));
+    let input = harness.session.handle_packet(&packet, harness.now, &mut harness.out);
+    assert_eq!(input, Ok(Input::Unsubscribe(&request)));
     assert_eq!(harness.sent(), [""; 0]);
 }
 
@@ -125,7 +125,7 @@ fn mqtt5_3_8_3_4_no_local_on_a_shared_subscription_is_a_violation() {
         let mut request = subscribe(&[("x", Q0), (filter, Q0)]);
         request.filters[1].options.no_local = no_local;
         let packet = Packet::Subscribe(Box::new(request));
-        let result = harness.session.handle_packet(packet, harness.now, &mut harness.out);
+        let result = harness.session.handle_packet(&packet, harness.now, &mut harness.out);
         assert_eq!(result.err(), is_wrong.then_some(Violation::NoLocalOnShared), "{filter} {no_local}");
     }
 }

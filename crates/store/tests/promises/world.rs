@@ -236,7 +236,7 @@ impl World {
             Step::Acknowledge { which } => self.clients[who].acknowledge(*which, self.now),
             Step::Publish { number } => self.clients[who].publish(*number, self.now),
             Step::Release { number } => {
-                self.clients[who].handle(Packet::PubRel(PubAck::new(id(*number))), self.now);
+                self.clients[who].handle(&Packet::PubRel(PubAck::new(id(*number))), self.now);
             }
             Step::Retain { topic, bytes } => {
                 let payload = vec![b'r'; *bytes];
@@ -393,7 +393,7 @@ impl Client {
         }
     }
 
-    fn handle(&mut self, packet: Packet<'_>, now: Instant) {
+    fn handle(&mut self, packet: &Packet<'_>, now: Instant) {
         if self.session.is_connected() {
             let mut out = Vec::new();
             assert_eq!(self.session.handle_packet(packet, now, &mut out), Ok(Input::Handled));
@@ -407,14 +407,12 @@ impl Client {
         }
         let Some((number, qos, is_released)) = self.sent.remove(which % self.sent.len()) else { return };
         let ack = PubAck::new(id(number));
-        self.handle(
-            match (qos, is_released) {
-                (QoS::AtLeastOnce, _) => Packet::PubAck(ack),
-                (_, false) => Packet::PubRec(ack),
-                (_, true) => Packet::PubComp(ack),
-            },
-            now,
-        );
+        let packet = match (qos, is_released) {
+            (QoS::AtLeastOnce, _) => Packet::PubAck(ack),
+            (_, false) => Packet::PubRec(ack),
+            (_, true) => Packet::PubComp(ack),
+        };
+        self.handle(&packet, now);
     }
 
     fn publish(&mut self, number: u16, now: Instant) {
@@ -423,7 +421,8 @@ impl Client {
         }
         let publish =
             Publish { qos: QoS::ExactlyOnce, packet_id: Some(id(number)), topic: "a", ..Publish::default() };
-        let input = self.session.handle_packet(Packet::Publish(publish), now, &mut Vec::new());
+        let packet = Packet::Publish(publish);
+        let input = self.session.handle_packet(&packet, now, &mut Vec::new());
         if let Ok(Input::Publish(inbound)) = input {
             let token = inbound.token.unwrap();
             self.session.acknowledge(token, ReasonCode::Success, &mut Vec::new());
