@@ -325,6 +325,9 @@ impl Core {
         ruled: &mut Ruled<'_>,
         work: &mut RuleWork,
     ) {
+        if !ruled.has_republished() {
+            return;
+        }
         // It is no message of the session that published the first one: No Local does not concern it.
         let origin = Origin { entry: None, can_be_refused: false, mount: None, ..*origin };
         while let Some(Republished { message, lineage }) = ruled.next_republished() {

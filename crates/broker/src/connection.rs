@@ -398,6 +398,9 @@ where
 
     /// Counts what the turns dropped, and tells rules of it.
     fn account_for_losses(&mut self, work: &mut Work) {
+        if !self.session.has_losses() {
+            return;
+        }
         self.core.metrics.count_drops(self.session.take_dropped());
         for (message, reason) in self.session.take_lost() {
             let reason = LostReason::Session(reason);

@@ -147,6 +147,10 @@ impl<'a> Ruled<'a> {
         }
     }
 
+    pub(crate) fn has_republished(&self) -> bool {
+        !self.republished.is_empty()
+    }
+
     /// The next message to publish.
     pub(crate) fn next_republished(&mut self) -> Option<Republished> {
         self.republished.pop_front()

@@ -279,6 +279,10 @@ impl Outbound {
         }
     }
 
+    pub(crate) fn has_losses(&self) -> bool {
+        self.losses.is_some()
+    }
+
     pub(crate) fn take_dropped(&mut self) -> Dropped {
         self.losses.as_mut().map_or_else(Dropped::default, |losses| std::mem::take(&mut losses.counts))
     }

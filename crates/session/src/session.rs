@@ -385,6 +385,12 @@ impl Session {
         }
     }
 
+    /// Tells whether messages were dropped of which [`take_dropped`](Self::take_dropped) and
+    /// [`take_lost`](Self::take_lost) have not told yet.
+    pub fn has_losses(&self) -> bool {
+        self.outbound.has_losses()
+    }
+
     /// Returns the number of messages dropped since the last call: those that [`deliver`](Self::deliver) reported,
     /// and those that were dropped after they had been queued.
     pub fn take_dropped(&mut self) -> Dropped {
