@@ -30,14 +30,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut session = Session::new(connect.client_id, Arc::clone(&limits));
     session.connect(&connect, Welcome::new(SessionState::New), now, &mut to_client);
 
-    let publish = Publish {
+    let publish = Packet::Publish(Publish {
         qos: QoS::AtLeastOnce,
         topic: "sensors/room1",
         packet_id: PacketId::new(1),
         payload: b"21.5",
         ..Publish::default()
-    };
-    let token = match session.handle_packet(&Packet::Publish(publish), now, &mut to_client)? {
+    });
+    let token = match session.handle_packet(&publish, now, &mut to_client)? {
         Input::Publish(inbound) => {
             println!("to route: {:?} on {}", inbound.publish.payload, inbound.topic.as_str());
             inbound.token

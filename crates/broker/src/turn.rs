@@ -127,6 +127,10 @@ impl Touched {
 
     /// Hands over what was offered since the last time, once for each feed.
     pub(crate) fn flush(&mut self) {
+        // Every turn comes here, most of them with nothing.
+        if self.0.is_empty() {
+            return;
+        }
         for feed in self.0.drain(..) {
             feed.flush();
         }

@@ -21,15 +21,15 @@
 //! session.connect(&connect, Welcome::new(SessionState::New), now, &mut out);
 //! assert_eq!(out, [0x20, 2, 0, 0]); // CONNACK
 //!
-//! let publish = Publish {
+//! let publish = Packet::Publish(Publish {
 //!     qos: QoS::AtLeastOnce,
 //!     packet_id: PacketId::new(1),
 //!     topic: "plant/7",
 //!     payload: b"21.5",
 //!     ..Publish::default()
-//! };
+//! });
 //! out.clear();
-//! let Input::Publish(inbound) = session.handle_packet(&Packet::Publish(publish), now, &mut out)? else { panic!() };
+//! let Input::Publish(inbound) = session.handle_packet(&publish, now, &mut out)? else { panic!() };
 //! let token = inbound.token.expect("QoS 1 has a token");
 //! assert!(out.is_empty(), "nothing is acknowledged before the broker says so");
 //!

@@ -512,7 +512,9 @@ impl Outbound {
     }
 
     fn finish(&mut self, index: usize, changes: &mut Changes) {
-        if let Some(message) = self.in_flight.remove(index) {
+        // Nearly always the oldest, which nothing moves up for.
+        let finished = if index == 0 { self.in_flight.pop_front() } else { self.in_flight.remove(index) };
+        if let Some(message) = finished {
             self.no_longer_to_repeat(&message.stage);
             changes.record(|| Change::Completed { packet_id: message.packet_id });
         }

@@ -42,6 +42,9 @@ struct Shared {
     /// Signalled when the queue is no longer empty, and when the store closes.
     work: Condvar,
     committed: AtomicU64,
+    /// Whether the queue holds as much as it may. Written with the queue locked; every read of a socket looks here, and
+    /// none of them takes the lock for it.
+    is_full: AtomicBool,
     has_failed: AtomicBool,
     sessions: AtomicU64,
     postings: AtomicU64,
@@ -114,6 +117,7 @@ impl Journal {
             batch: RwLock::new(()),
             work: Condvar::new(),
             committed: AtomicU64::new(log.last_frame()),
+            is_full: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
             sessions: AtomicU64::new(next_session),
             postings: AtomicU64::new(next_posting),
@@ -208,9 +212,15 @@ impl Store for Journal {
     }
 
     fn poll_room(&self, waiting: &mut Waiting, cx: &mut Context<'_>) -> Poll<()> {
-        let mut queue = self.shared.queue.lock();
-        let has_room = queue.open_bytes + queue.writing_bytes < self.shared.max_pending_bytes;
-        if has_room || self.shared.has_failed.load(Ordering::Acquire) {
+        let shared = &self.shared;
+        let has_room =
+            || !shared.is_full.load(Ordering::Acquire) || shared.has_failed.load(Ordering::Acquire);
+        if has_room() {
+            return Poll::Ready(());
+        }
+        let mut queue = shared.queue.lock();
+        // Both are set with the lock held, so a waker left here is seen.
+        if has_room() {
             return Poll::Ready(());
         }
         if let Some(waker) = waiting.register(queue.rooms, cx) {
@@ -242,11 +252,18 @@ impl Shared {
             queue.open_bytes += memory_of(&entry);
             queue.entries.push(entry);
         }
+        self.note_room(&queue);
         drop(queue);
         if was_empty {
             self.work.notify_one();
         }
         commit
+    }
+
+    /// Says whether there is room for more. The caller holds the lock.
+    fn note_room(&self, queue: &Queue) {
+        let is_full = queue.open_bytes + queue.writing_bytes >= self.max_pending_bytes;
+        self.is_full.store(is_full, Ordering::Release);
     }
 
     /// Waits for entries and takes them, in `entries`; `false` if there will be none any more.
@@ -284,6 +301,7 @@ impl Shared {
             self.committed.store(queue.open - 1, Ordering::Release);
             queue.writing_bytes = 0;
             queue.rooms += 1;
+            self.note_room(&queue);
             (std::mem::take(&mut queue.writing_waiters), std::mem::take(&mut queue.room_waiters))
         };
         waiters.into_iter().chain(room_waiters).for_each(Waker::wake);
