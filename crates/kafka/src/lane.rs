@@ -26,7 +26,7 @@ use crate::partition::{Answered, Copied, Partition, Recovery};
 use crate::producer::Shared;
 use crate::record_batch::SealedBatch;
 use crate::status::{Meter, Part};
-use crate::wire::ProduceAnswer;
+use crate::wire::{ProduceAnswer, ProducedPartition};
 
 /// Produce requests without an answer on one connection. Kafka recognises repetitions among the last five batches of a
 /// producer in a partition, and a request holds one batch of each partition.
@@ -192,8 +192,7 @@ impl LaneTask {
                 }
                 Event::Opened(Err(error)) => self.disconnect(&error),
                 Event::Answers(answers, error) => {
-                    let failed =
-                        answers.into_iter().try_for_each(|answer| self.answer(answer)).err().or(error);
+                    let failed = answers.iter().try_for_each(|answer| self.answer(answer)).err().or(error);
                     self.settle();
                     match failed {
                         // Kafka closes connections that nothing happens on. The next record opens another.
@@ -387,14 +386,15 @@ impl LaneTask {
     }
 
     /// Takes in the answer to the oldest request.
-    fn answer(&mut self, answer: Vec<u8>) -> Result<(), ConnectionError> {
+    fn answer(&mut self, answer: &[u8]) -> Result<(), ConnectionError> {
         let Link::Up(connection) = &self.link else { return Ok(()) };
         let unwritten = usize::from(self.writing.is_some());
         let Some(oldest) = self.outstanding.front().filter(|_| self.outstanding.len() > unwritten) else {
             return Err(connection.malformed("an answer that nothing asked for".to_owned()));
         };
-        connection.check_correlation(&answer, oldest.correlation)?;
-        let answer: ProduceAnswer = connection.decode(answer, oldest.version)?;
+        connection.check_correlation(answer, oldest.correlation)?;
+        let answer = ProduceAnswer::decode(&answer[4..], oldest.version)
+            .map_err(|what| connection.malformed(what.to_owned()))?;
         let Some(request) = self.outstanding.pop_front() else { return Ok(()) };
 
         let now = now();
@@ -413,7 +413,7 @@ impl LaneTask {
         for (hint, (partition, batch)) in request.batches.into_iter().enumerate() {
             let records = batch.records();
             self.shared.meter.records.answered(records as u64);
-            let is_its = |found: &&crate::wire::ProducedPartition| {
+            let is_its = |found: &&ProducedPartition<'_>| {
                 found.partition == partition.index && *found.topic == *partition.topic
             };
             let found =
@@ -450,7 +450,7 @@ impl LaneTask {
                     self.shared.meter.retried(class);
                     refresh |= class == ErrorClass::RetryWithMetadata;
                     let mut reason = error_name(code);
-                    if let Some(message) = found.and_then(|found| found.message.as_deref()) {
+                    if let Some(message) = found.and_then(|found| found.message) {
                         let _ = write!(reason, ": {message}");
                     }
                     if matches!(class, ErrorClass::Split(_)) {

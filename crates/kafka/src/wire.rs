@@ -340,48 +340,126 @@ impl ReadVersionedType<Answer> for FetchAnswer {
 }
 
 /// One partition's part of the answer to a Produce request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ProducedPartition {
-    pub(crate) topic: String,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProducedPartition<'a> {
+    pub(crate) topic: &'a str,
     pub(crate) partition: i32,
     pub(crate) error: i16,
-    pub(crate) message: Option<String>,
+    pub(crate) message: Option<&'a str>,
 }
 
 /// The oldest and newest versions of Produce that the lane writes: format 2 from 3 on, no flexible fields before 9.
 pub(crate) const PRODUCE_VERSIONS: (i16, i16) = (3, 8);
 
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct ProduceAnswer {
-    pub(crate) partitions: Vec<ProducedPartition>,
+/// The answer to a Produce request. Under little load there is one for every few records, so it is not read by rskafka's
+/// traits, which copy each text and take an allocation for each array.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ProduceAnswer<'a> {
+    pub(crate) partitions: Vec<ProducedPartition<'a>>,
     pub(crate) throttle_ms: i32,
 }
 
-impl ReadVersionedType<Answer> for ProduceAnswer {
-    fn read_versioned(from: &mut Answer, version: ApiVersion) -> Result<Self, ReadVersionedError> {
-        let version = version.0.0;
-        let topics = read_array(from, |from| {
-            let topic = String_::read(from)?.0;
-            read_array(from, |from| {
-                let partition = Int32::read(from)?.0;
-                let error = Int16::read(from)?.0;
-                Int64::read(from)?; // base offset
-                Int64::read(from)?; // log append time
-                if version >= 5 {
-                    Int64::read(from)?; // log start offset
-                }
+impl<'a> ProduceAnswer<'a> {
+    /// Decodes what follows the correlation id.
+    ///
+    /// # Errors
+    /// Says what is wrong with the bytes.
+    pub(crate) fn decode(body: &'a [u8], version: i16) -> Result<Self, &'static str> {
+        // Base offset, log append time, and where the log starts.
+        let offsets_bytes = if version >= 5 { 24 } else { 16 };
+        let mut fields = Fields(body);
+        let mut partitions = Vec::new();
+        for _ in 0..fields.int32()? {
+            let topic = fields.string()?.ok_or("a topic without a name")?;
+            for _ in 0..fields.int32()? {
+                let (partition, error) = (fields.int32()?, fields.int16()?);
+                fields.bytes(offsets_bytes)?;
                 let mut message = None;
                 if version >= 8 {
-                    let records = read_array(from, |from| {
-                        Int32::read(from)?; // index in the batch: bisecting finds it for every version alike
-                        Ok(NullableString::read(from)?.0)
-                    })?;
-                    message = NullableString::read(from)?.0.or_else(|| records.into_iter().flatten().next());
+                    for _ in 0..fields.int32()? {
+                        fields.int32()?; // index in the batch: bisecting finds it for every version alike
+                        let of_record = fields.string()?;
+                        message = message.or(of_record);
+                    }
+                    message = fields.string()?.or(message);
                 }
-                Ok(ProducedPartition { topic: topic.clone(), partition, error, message })
-            })
-        })?;
-        let throttle_ms = Int32::read(from)?.0;
-        Ok(Self { partitions: topics.into_iter().flatten().collect(), throttle_ms })
+                partitions.push(ProducedPartition { topic, partition, error, message });
+            }
+        }
+        Ok(Self { partitions, throttle_ms: fields.int32()? })
+    }
+}
+
+/// The fields of an answer, one after the other.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], &'static str> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or("cut off")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or("cut off")?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn int16(&mut self) -> Result<i16, &'static str> {
+        self.array().map(i16::from_be_bytes)
+    }
+
+    fn int32(&mut self) -> Result<i32, &'static str> {
+        self.array().map(i32::from_be_bytes)
+    }
+
+    /// A text, or null.
+    fn string(&mut self) -> Result<Option<&'a str>, &'static str> {
+        let Ok(length) = usize::try_from(self.int16()?) else { return Ok(None) };
+        std::str::from_utf8(self.bytes(length)?).map(Some).map_err(|_| "a text that is not UTF-8")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_to_produce_is_read_in_each_version_and_never_beyond_its_end() {
+        let partition = |version: i16, index: u8, error: u8, reasons: &[u8]| {
+            let offsets = vec![0xff; if version >= 5 { 24 } else { 16 }];
+            let reasons = if version >= 8 { reasons } else { &[] };
+            [&[0, 0, 0, index, 0, error][..], &offsets, reasons].concat()
+        };
+        let no_reason = [0, 0, 0, 0, 0xff, 0xff];
+        let of_record = [&[0, 0, 0, 1, 0, 0, 0, 3, 0, 3][..], b"why", &[0xff, 0xff]].concat();
+        for version in 3..=8 {
+            let body = [
+                &[0, 0, 0, 2, 0, 1, b'a', 0, 0, 0, 2][..],
+                &partition(version, 0, 0, &no_reason),
+                &partition(version, 7, 87, &of_record),
+                &[0, 2, b'b', b'b', 0, 0, 0, 1],
+                &partition(version, 1, 6, &[0, 0, 0, 0, 0, 2, b'n', b'o']),
+                &[0, 0, 1, 0],
+            ]
+            .concat();
+            let told = |text| (version >= 8).then_some(text);
+            let of =
+                |topic, partition, error, message| ProducedPartition { topic, partition, error, message };
+            let partitions =
+                vec![of("a", 0, 0, None), of("a", 7, 87, told("why")), of("bb", 1, 6, told("no"))];
+            assert_eq!(
+                ProduceAnswer::decode(&body, version),
+                Ok(ProduceAnswer { partitions, throttle_ms: 256 })
+            );
+            for end in 0..body.len() {
+                assert_eq!(
+                    ProduceAnswer::decode(&body[..end], version),
+                    Err("cut off"),
+                    "{end} of {version}"
+                );
+            }
+        }
     }
 }
