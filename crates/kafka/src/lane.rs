@@ -42,8 +42,10 @@ pub(crate) struct Lane {
     node: i32,
     /// Partitions that have something to send and are new to the task.
     ready: Mutex<Vec<Arc<Partition>>>,
-    /// Whether a flush has to wake the task.
+    /// Whether there is something that the task has not looked at.
     dirty: AtomicBool,
+    /// Whether the task looks by itself when an answer comes, and within the linger.
+    looks_soon: AtomicBool,
     /// Whether what is in flight has to be copied to the spill log now.
     spill_wanted: AtomicBool,
     wake: Notify,
@@ -55,6 +57,7 @@ impl Lane {
             node,
             ready: Mutex::default(),
             dirty: AtomicBool::new(false),
+            looks_soon: AtomicBool::new(false),
             spill_wanted: AtomicBool::new(false),
             wake: Notify::new(),
         }
@@ -69,16 +72,25 @@ impl Lane {
         self.ready.lock().push(partition);
     }
 
-    /// Has the task look at the next flush.
+    /// Has the task look at the next flush, unless it does so soon; the caller holds the queue of what is new.
     pub(crate) fn touch(&self) {
         self.dirty.store(true, Ordering::Release);
     }
 
-    /// Wakes the task if it was touched since the last flush.
+    /// Wakes the task if it was touched since it looked, and does not look soon by itself: what is open is not sent before
+    /// an answer comes or its linger is over.
     pub(crate) fn flush(&self) {
-        if self.dirty.load(Ordering::Relaxed) && self.dirty.swap(false, Ordering::AcqRel) {
+        let waits = self.dirty.load(Ordering::Relaxed) && !self.looks_soon.load(Ordering::Relaxed);
+        if waits && self.dirty.swap(false, Ordering::AcqRel) {
             self.wake.notify_one();
         }
+    }
+
+    /// Says whether the task looks soon, before it looks: whoever adds something to a queue behind that look has locked the
+    /// queue after it, and so sees what is said here.
+    fn looks(&self, soon: bool) {
+        self.looks_soon.store(soon, Ordering::Relaxed);
+        self.dirty.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn wake(&self) {
@@ -102,6 +114,8 @@ pub(crate) struct LaneTask {
     /// Sent, or being sent if it is the last and `writing`; answers come in this order.
     outstanding: VecDeque<Request>,
     writing: Option<Writing>,
+    /// Whether the last look left something that may be sent once this is written.
+    more: bool,
     /// The last time that the node did anything for us.
     last_progress: Instant,
     /// Kafka asked to send nothing before this.
@@ -168,6 +182,7 @@ impl LaneTask {
             link: Link::Down { not_before: None },
             outstanding: VecDeque::new(),
             writing: None,
+            more: false,
             last_progress: now(),
             throttled_until: None,
             backoff,
@@ -180,8 +195,10 @@ impl LaneTask {
 
     pub(crate) async fn run(mut self) {
         while !self.shared.is_stopped() {
+            self.lane.looks(self.looks_soon());
             self.listed.append(&mut self.lane.ready.lock());
             let deadline = self.look(now());
+            self.lane.looks_soon.store(self.looks_soon(), Ordering::Relaxed);
             match self.wait(deadline).await {
                 Event::Look => {}
                 Event::Opened(Ok(connection)) => {
@@ -209,6 +226,11 @@ impl LaneTask {
         self.end();
     }
 
+    /// Whether it looks within the linger whatever happens.
+    fn looks_soon(&self) -> bool {
+        !self.outstanding.is_empty() && !self.shared.config.linger.is_zero()
+    }
+
     /// Looks at everything: what timed out, who recovers, who moved away, what can be sent. Says when to look again.
     fn look(&mut self, now: Instant) -> Option<Instant> {
         if !self.outstanding.is_empty() && self.last_progress + self.shared.config.request_timeout <= now {
@@ -231,7 +253,8 @@ impl LaneTask {
         if !batches.is_empty() {
             self.send(batches, now);
         }
-        let mut deadlines = [None; 5];
+        let mut deadlines = [None; 6];
+        deadlines[5] = self.looks_soon().then(|| now + self.shared.config.linger);
         deadlines[4] = spill_deadline;
         deadlines[0] = deadline.filter(|_| can_send);
         deadlines[1] =
@@ -262,6 +285,7 @@ impl LaneTask {
         let mut deadline: Option<Instant> = None;
         let mut waiting = false;
         let mut index = 0;
+        self.more = false;
         if can_send && self.listed.len() > 1 {
             // Another one comes first each time, so that none starves when a request is full.
             self.listed.rotate_left(1);
@@ -305,6 +329,7 @@ impl LaneTask {
                     room = room.saturating_sub(batch.bytes().len());
                     batches.push((Arc::clone(partition), batch));
                 }
+                self.more |= queue.has_waiting();
                 if let Some(due) = queue.deadline(linger) {
                     deadline = Some(deadline.map_or(due, |earlier| earlier.min(due)));
                 }
@@ -501,6 +526,7 @@ impl LaneTask {
 
     /// Gives up the connection. What it carried is sent again, the same bytes, when there is another.
     fn disconnect(&mut self, error: &ConnectionError) {
+        self.lane.looks(false);
         self.writing = None;
         let mut lost = 0;
         for request in self.outstanding.drain(..) {
@@ -549,12 +575,12 @@ impl LaneTask {
 
     /// Waits until there is a reason to look again.
     async fn wait(&mut self, deadline: Option<Instant>) -> Event {
-        let Self { lane, link, outstanding, writing, sleep, .. } = self;
+        let Self { lane, link, outstanding, writing, more, sleep, .. } = self;
         match deadline.map(tokio::time::Instant::from_std) {
-            Some(deadline) if sleep.deadline() != deadline || sleep.is_elapsed() => {
+            // A timer that was set for something earlier may ring in vain once: cheaper than to set it at each turn.
+            Some(deadline) if sleep.deadline() > deadline || sleep.is_elapsed() => {
                 sleep.as_mut().reset(deadline);
             }
-            // A timer that was set for something else may ring in vain once: cheaper than to set it at each turn.
             None if sleep.is_elapsed() => sleep.as_mut().reset(tokio::time::Instant::now() + IDLE),
             _ => {}
         }
@@ -564,12 +590,11 @@ impl LaneTask {
                 Link::Up(connection) => {
                     let batches = outstanding.back().map_or(&[][..], |request| &request.batches);
                     match poll_writing(cx, connection, writing, batches) {
-                        // There may be more to send.
-                        Poll::Ready(Ok(())) => return Poll::Ready(Event::Look),
+                        Poll::Ready(Ok(())) if *more => return Poll::Ready(Event::Look),
                         Poll::Ready(Err(error)) => {
                             return Poll::Ready(Event::Answers(Vec::new(), Some(error)));
                         }
-                        Poll::Pending => {}
+                        Poll::Ready(Ok(())) | Poll::Pending => {}
                     }
                     let mut answers = Vec::new();
                     loop {

@@ -208,6 +208,36 @@ async fn close_delivers_what_it_can_and_says_what_is_lost() {
 }
 
 #[tokio::test]
+async fn what_comes_while_an_answer_is_due_waits_no_longer_than_its_linger() {
+    let linger = Duration::from_millis(30);
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    kafka.create_topic("t", 2).unwrap();
+    let producer = start(Config { linger, ..config(&kafka.bootstrap()) });
+    let told = Arc::new(Told::default());
+    let offer = |partition, token| {
+        let record = Record { partition: Some(partition), ..Record::new("t") };
+        assert!(matches!(producer.offer(&record, Some(told.ack(token))), Offer::Taken));
+        producer.flush();
+    };
+    (0..2).for_each(|partition| offer(partition, partition.into()));
+    told.wait(2, &producer).await;
+    let held = kafka.faults().inject(On::api(ApiKey::Produce), Effect::Hold);
+    offer(0, 2);
+    held.wait_fired(1).await;
+    // Beyond the linger of the first, and not in step with it.
+    for (token, pause) in [(3, 40), (4, 75), (5, 1)] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let (requests, offered) = (producer.status().requests, Instant::now());
+        offer(1, token);
+        until("it is sent", || producer.status().requests > requests).await;
+        assert!(offered.elapsed() >= linger / 2, "it was sent at once: nothing is proven by this");
+        assert!(offered.elapsed() < 10 * linger, "{:?}", offered.elapsed());
+    }
+    held.release();
+    told.wait(6, &producer).await;
+}
+
+#[tokio::test]
 async fn dropping_the_producer_settles_what_is_left() {
     let kafka = MiniKafka::builder().start().await.unwrap();
     kafka.create_topic("t", 1).unwrap();
