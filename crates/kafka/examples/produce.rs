@@ -27,7 +27,12 @@ impl Settle for Delivered {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let mut arguments = std::env::args().skip(1);
+    // A task as a connection of a broker is one: to wake the future that a runtime blocks on takes a system call.
+    tokio::spawn(produce()).await.expect("it does not panic");
+}
+
+async fn produce() {
+    let mut arguments = std::env::args().skip(1).collect::<Vec<_>>().into_iter();
     let bootstrap = arguments.next().unwrap_or_else(|| "127.0.0.1:9092".to_owned());
     let topic = arguments.next().unwrap_or_else(|| "produce".to_owned());
     let count: u64 = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
@@ -50,10 +55,12 @@ async fn main() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
+    // At a rate, records come one by one from many devices.
+    let records_per_turn = if rate.is_some() { 1 } else { RECORDS_PER_TURN };
     let (start, cpu_before) = (Instant::now(), cpu());
     for number in 1..=count {
         offer(&producer, &delivered, &topic, &payload, number).await;
-        if number % RECORDS_PER_TURN == 0 {
+        if number % records_per_turn == 0 {
             producer.flush();
             match rate {
                 Some(rate) => {
@@ -61,6 +68,8 @@ async fn main() {
                     let ahead = due.saturating_sub(start.elapsed());
                     if ahead > Duration::from_millis(1) {
                         tokio::time::sleep(ahead).await;
+                    } else {
+                        tokio::task::yield_now().await;
                     }
                 }
                 None if number % (20 * RECORDS_PER_TURN) == 0 => tokio::task::yield_now().await,
