@@ -325,12 +325,9 @@ impl Core {
         ruled: &mut Ruled<'_>,
         work: &mut RuleWork,
     ) {
-        if !ruled.has_republished() {
-            return;
-        }
-        // It is no message of the session that published the first one: No Local does not concern it.
-        let origin = Origin { entry: None, can_be_refused: false, mount: None, ..*origin };
         while let Some(Republished { message, lineage }) = ruled.next_republished() {
+            // It is no message of the session that published the first one: No Local does not concern it.
+            let origin = Origin { entry: None, can_be_refused: false, mount: None, ..*origin };
             let now = now();
             let publish = message.as_publish(now);
             let Ok(topic) = TopicName::parse(publish.topic) else { continue };
@@ -382,7 +379,7 @@ impl Core {
         let mut message = None;
         // What an event was republished as is told of no more: no event may cause itself.
         let publisher = (!lineage.is_quiet && self.wants_deliveries()).then(|| {
-            let id = work.message_id(wall_clock_ms());
+            let id = work.message_id();
             let username = origin.username.map(Into::into);
             Arc::new(Publisher { client_id: origin.client_id.into(), username, id })
         });

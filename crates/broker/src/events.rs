@@ -331,7 +331,7 @@ impl Core {
         let about =
             About { client_id: origin.client_id, username: origin.username, peer, mount: origin.mount };
         let properties = MessageProperties(&publish.properties);
-        let id = work.message_id(wall_clock_ms());
+        let id = work.message_id();
         let details = Details::Dropped { reason: "no_subscribers" };
         self.tell(EventKind::MessageDropped, &about, details, work, |event| {
             event.topic = topic.as_str();

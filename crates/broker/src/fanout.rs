@@ -229,13 +229,12 @@ impl Fanout {
         // Made for the first of them: most messages have none.
         let mut found: Option<Targets> = None;
         let mut visit = |subscriber: &Subscriber, wanted: &Wanted| {
-            let targets = found.get_or_insert_default();
             let is_echo = wanted.options.no_local
                 && outgoing.entry.is_some_and(|origin| Arc::ptr_eq(origin, &subscriber.0));
             if !is_echo {
-                targets.clients.push((Arc::clone(&subscriber.0), *wanted));
+                found.get_or_insert_default().clients.push((Arc::clone(&subscriber.0), *wanted));
             } else if outgoing.publisher.is_some() {
-                targets.echoes.push(Arc::clone(&subscriber.0));
+                found.get_or_insert_default().echoes.push(Arc::clone(&subscriber.0));
             }
         };
         subscriptions.plain.for_each_match(outgoing.topic, &mut visit);
@@ -247,9 +246,7 @@ impl Fanout {
                 found.get_or_insert_default().groups.push(Arc::clone(group));
             });
         }
-        found.filter(|targets| {
-            !targets.clients.is_empty() || !targets.groups.is_empty() || !targets.echoes.is_empty()
-        })
+        found
     }
 }
 

@@ -147,10 +147,6 @@ impl<'a> Ruled<'a> {
         }
     }
 
-    pub(crate) fn has_republished(&self) -> bool {
-        !self.republished.is_empty()
-    }
-
     /// The next message to publish.
     pub(crate) fn next_republished(&mut self) -> Option<Republished> {
         self.republished.pop_front()
@@ -232,15 +228,14 @@ impl Pipeline {
         matched.clear();
         self.rules.for_each_match(topic, |position, _| matched.push(position));
         if !matched.is_empty() {
-            let timestamp_ms = work.timestamp_ms();
             let properties = MessageProperties(&publish.properties);
             let mut event = Event::publish(topic.as_str(), origin.client_id, publish.payload);
             event.username = origin.username;
             event.qos = publish.qos as u8;
             event.retain = publish.retain;
             event.dup = publish.dup;
-            event.timestamp_ms = timestamp_ms;
-            event.id = work.message_id(timestamp_ms);
+            event.timestamp_ms = work.timestamp_ms();
+            event.id = work.message_id();
             event.peer = origin.peer;
             event.node = self.engine.node();
             event.properties = Some(&properties);

@@ -107,9 +107,9 @@ impl RuleWork {
 
     /// A new id, unique for this process and, but for 32 random bits, among all: 48 bits of milliseconds, 32 of the
     /// thread, 48 of a count.
-    pub(crate) fn message_id(&mut self, timestamp_ms: i64) -> u128 {
+    pub(crate) fn message_id(&mut self) -> u128 {
         self.ids.next = (self.ids.next + 1) & 0xffff_ffff_ffff;
-        let milliseconds = u128::from(timestamp_ms.cast_unsigned()) & 0xffff_ffff_ffff;
+        let milliseconds = u128::from(self.timestamp_ms().cast_unsigned()) & 0xffff_ffff_ffff;
         milliseconds << 80 | u128::from(self.ids.thread) << 48 | u128::from(self.ids.next)
     }
 }

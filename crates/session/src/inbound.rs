@@ -125,6 +125,11 @@ pub(crate) enum Answer {
     Later,
 }
 
+/// Takes a message out of a window. Nearly always it is the oldest, which nothing moves up for.
+pub(crate) fn take<T>(window: &mut VecDeque<T>, index: usize) -> Option<T> {
+    if index == 0 { window.pop_front() } else { window.remove(index) }
+}
+
 /// The identifier that comes behind this one.
 fn following(packet_id: u16) -> u16 {
     packet_id.checked_add(1).unwrap_or(1)
@@ -310,9 +315,7 @@ impl Received {
     }
 
     fn remove(&mut self, index: usize, changes: &mut Changes) {
-        // Nearly always the oldest, which nothing moves up for.
-        let removed = if index == 0 { self.messages.pop_front() } else { self.messages.remove(index) };
-        let Some(message) = removed else { return };
+        let Some(message) = take(&mut self.messages, index) else { return };
         if message.stage != Stage::AwaitsPubRel {
             self.with_broker -= 1;
         } else if let Some(packet_id) = message.token.packet_id() {

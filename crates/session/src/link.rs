@@ -4,7 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
 use tidegate_codec::{
-    Connect, Disconnect, Packet, PacketId, PacketType, PubAck, Publish, QoS, ReasonCode, Version,
+    Connect, Disconnect, EncodeError, Packet, PacketId, PacketType, PubAck, Publish, QoS, ReasonCode, Version,
 };
 
 use crate::Authentication;
@@ -49,11 +49,15 @@ pub(crate) fn send_within(
     packet: &Packet<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), TooLarge> {
-    let is_bounded = max_packet_size < u32::MAX;
-    if is_bounded && packet.encoded_len(version).is_ok_and(|bytes| bytes > max_packet_size as usize) {
+    if !fits(max_packet_size, || packet.encoded_len(version)) {
         return Err(TooLarge);
     }
     packet.encode(version, out).map_err(|_| TooLarge)
+}
+
+/// Whether a packet is no larger than `max_packet_size`. For a client that names none nothing is measured.
+fn fits(max_packet_size: u32, encoded_len: impl FnOnce() -> Result<usize, EncodeError>) -> bool {
+    max_packet_size == u32::MAX || encoded_len().is_ok_and(|bytes| bytes <= max_packet_size as usize)
 }
 
 impl Link {
@@ -122,10 +126,8 @@ impl Link {
             (Version::V5, false) | (Version::V3_1 | Version::V3_1_1, _) => ReasonCode::Success,
         };
         let answer = PubAck::with_reason(packet_id, reason);
-        // As in `send_within`, without a packet around it.
-        let is_bounded = self.max_packet_size < u32::MAX;
-        let fits = |bytes| bytes <= self.max_packet_size as usize;
-        if is_bounded && !answer.encoded_len(self.version).is_ok_and(fits) {
+        // Without a packet around it, which is large.
+        if !fits(self.max_packet_size, || answer.encoded_len(self.version)) {
             return;
         }
         let encoded = match packet {

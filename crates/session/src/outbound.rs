@@ -15,6 +15,7 @@ use std::time::Instant;
 use tidegate_codec::{PacketId, PacketType, QoS, ReasonCode, SubscriptionIdentifiers};
 
 use crate::change::Changes;
+use crate::inbound::take;
 use crate::link::Link;
 use crate::{Change, DeliveryNumber, Limits, Message, QueuePolicy, StoredInFlight};
 
@@ -512,9 +513,7 @@ impl Outbound {
     }
 
     fn finish(&mut self, index: usize, changes: &mut Changes) {
-        // Nearly always the oldest, which nothing moves up for.
-        let finished = if index == 0 { self.in_flight.pop_front() } else { self.in_flight.remove(index) };
-        if let Some(message) = finished {
+        if let Some(message) = take(&mut self.in_flight, index) {
             self.no_longer_to_repeat(&message.stage);
             changes.record(|| Change::Completed { packet_id: message.packet_id });
         }

@@ -71,6 +71,13 @@ struct Queue {
     is_closing: bool,
 }
 
+impl Queue {
+    /// What both batches take in memory, the one that gathers and the one that is being written.
+    fn pending_bytes(&self) -> usize {
+        self.open_bytes + self.writing_bytes
+    }
+}
+
 impl Journal {
     /// Opens the store in [`Options::directory`], which is made if it is not there, and returns what it held.
     ///
@@ -230,10 +237,7 @@ impl Store for Journal {
     }
 
     fn status(&self) -> Status {
-        let pending_bytes = {
-            let queue = self.shared.queue.lock();
-            queue.open_bytes + queue.writing_bytes
-        };
+        let pending_bytes = self.shared.queue.lock().pending_bytes();
         Status { pending_bytes, ..self.shared.status.lock().clone() }
     }
 }
@@ -262,8 +266,7 @@ impl Shared {
 
     /// Says whether there is room for more. The caller holds the lock.
     fn note_room(&self, queue: &Queue) {
-        let is_full = queue.open_bytes + queue.writing_bytes >= self.max_pending_bytes;
-        self.is_full.store(is_full, Ordering::Release);
+        self.is_full.store(queue.pending_bytes() >= self.max_pending_bytes, Ordering::Release);
     }
 
     /// Waits for entries and takes them, in `entries`; `false` if there will be none any more.
