@@ -264,6 +264,8 @@ pub(crate) struct KafkaSettings {
     /// How batches are compressed.
     pub(crate) compression: CompressionSetting,
     pub(crate) linger: Period,
+    /// From one request of several records to the next, at least.
+    pub(crate) request_interval: Period,
     pub(crate) request_timeout: Period,
     /// Create topics that are missing, with this many partitions. Otherwise their records wait.
     pub(crate) create_topics_with_partitions: Option<NonZeroU16>,
@@ -287,6 +289,7 @@ impl Default for KafkaSettings {
             batch_size: Size::kibibytes(256),
             compression: CompressionSetting::None,
             linger: Period::millis(5),
+            request_interval: Period::millis(1),
             request_timeout: Period::seconds(30),
             create_topics_with_partitions: None,
             create_topics_with_replicas: None,

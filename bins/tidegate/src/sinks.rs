@@ -112,6 +112,7 @@ pub(crate) fn kafka_config(name: &str, kafka: &KafkaSettings) -> Result<tidegate
             CompressionSetting::Zstd => Compression::Zstd,
         },
         linger: kafka.linger.get(),
+        request_interval: kafka.request_interval.get(),
         budget_bytes: kafka.buffer.as_usize(),
         request_timeout: kafka.request_timeout.get(),
         create_topics,

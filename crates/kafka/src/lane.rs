@@ -116,6 +116,8 @@ pub(crate) struct LaneTask {
     writing: Option<Writing>,
     /// Whether the last look left something that may be sent once this is written.
     more: bool,
+    /// Until then what is open gathers, though nothing is in flight.
+    gathers_until: Option<Instant>,
     /// The last time that the node did anything for us.
     last_progress: Instant,
     /// Kafka asked to send nothing before this.
@@ -183,6 +185,7 @@ impl LaneTask {
             outstanding: VecDeque::new(),
             writing: None,
             more: false,
+            gathers_until: None,
             last_progress: now(),
             throttled_until: None,
             backoff,
@@ -195,9 +198,11 @@ impl LaneTask {
 
     pub(crate) async fn run(mut self) {
         while !self.shared.is_stopped() {
+            let begun = now();
+            self.gathers_until.take_if(|until| *until <= begun);
             self.lane.looks(self.looks_soon());
             self.listed.append(&mut self.lane.ready.lock());
-            let deadline = self.look(now());
+            let deadline = self.look(begun);
             self.lane.looks_soon.store(self.looks_soon(), Ordering::Relaxed);
             match self.wait(deadline).await {
                 Event::Look => {}
@@ -228,7 +233,8 @@ impl LaneTask {
 
     /// Whether it looks within the linger whatever happens.
     fn looks_soon(&self) -> bool {
-        !self.outstanding.is_empty() && !self.shared.config.linger.is_zero()
+        let gathers = !self.outstanding.is_empty() || self.gathers_until.is_some();
+        gathers && !self.shared.config.linger.is_zero()
     }
 
     /// Looks at everything: what timed out, who recovers, who moved away, what can be sent. Says when to look again.
@@ -253,16 +259,10 @@ impl LaneTask {
         if !batches.is_empty() {
             self.send(batches, now);
         }
-        let mut deadlines = [None; 6];
-        deadlines[5] = self.looks_soon().then(|| now + self.shared.config.linger);
-        deadlines[4] = spill_deadline;
-        deadlines[0] = deadline.filter(|_| can_send);
-        deadlines[1] =
-            (!self.outstanding.is_empty()).then(|| self.last_progress + self.shared.config.request_timeout);
-        deadlines[2] = self.throttled_until;
+        let mut reopening = None;
         if waiting && let Link::Down { not_before } = self.link {
             if not_before.is_some_and(|moment| moment > now) {
-                deadlines[3] = not_before;
+                reopening = not_before;
             } else {
                 self.open();
             }
@@ -271,6 +271,15 @@ impl LaneTask {
             // Nothing waits for this node any more: its partitions went elsewhere.
             self.solved();
         }
+        let deadlines = [
+            deadline.filter(|_| can_send),
+            (!self.outstanding.is_empty()).then(|| self.last_progress + self.shared.config.request_timeout),
+            self.throttled_until,
+            reopening,
+            spill_deadline,
+            self.looks_soon().then(|| now + self.shared.config.linger),
+            self.gathers_until,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -279,7 +288,8 @@ impl LaneTask {
     /// any has something to send here.
     fn collect(&mut self, now: Instant, can_send: bool) -> (Vec<PartitionBatch>, Option<Instant>, bool) {
         let linger = self.shared.config.linger;
-        let hurry = self.outstanding.is_empty() || self.shared.is_closing();
+        let is_free = self.outstanding.is_empty() && self.gathers_until.is_none();
+        let hurry = is_free || self.shared.is_closing();
         let mut room = if can_send { self.shared.config.max_request_bytes } else { 0 };
         let mut batches = Vec::new();
         let mut deadline: Option<Instant> = None;
@@ -399,6 +409,8 @@ impl LaneTask {
         if self.outstanding.is_empty() {
             self.last_progress = now;
         }
+        // A request costs both sides far more than a record. Who sends one message after the other gains nothing by a wait.
+        self.gathers_until = (records > 1).then(|| now + self.shared.config.request_interval);
         self.outstanding.push_back(Request { correlation, version, batches });
         self.writing = Some(writing);
     }
@@ -526,6 +538,7 @@ impl LaneTask {
 
     /// Gives up the connection. What it carried is sent again, the same bytes, when there is another.
     fn disconnect(&mut self, error: &ConnectionError) {
+        self.gathers_until = None;
         self.lane.looks(false);
         self.writing = None;
         let mut lost = 0;

@@ -2,11 +2,12 @@
 
 mod support;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use support::{Stream, Told, check_counts, config, start, until};
-use tidegate_kafka::{Config, Reader, State, TopicLayout, murmur2};
+use tidegate_kafka::{Config, Producer, Reader, State, TopicLayout, murmur2};
 use tidegate_minikafka::{ApiKey, Effect, ErrorCode, MiniKafka, On};
 use tidegate_sink::{Feed, Offer, Outcome, Record, Rejection};
 use tokio::time::Instant;
@@ -235,6 +236,49 @@ async fn what_comes_while_an_answer_is_due_waits_no_longer_than_its_linger() {
     }
     held.release();
     told.wait(6, &producer).await;
+}
+
+#[tokio::test]
+async fn records_gather_after_a_request_of_several_and_a_lone_one_does_not_wait() {
+    let kafka = MiniKafka::builder().start().await.unwrap();
+    kafka.create_topic("t", 1).unwrap();
+    let forever = Duration::from_mins(10);
+    let told = Arc::new(Told::default());
+    let offer = |producer: &Producer, tokens: Range<u64>| {
+        for token in tokens {
+            assert!(matches!(producer.offer(&Record::new("t"), Some(told.ack(token))), Offer::Taken));
+        }
+        producer.flush();
+    };
+    let alone = start(Config { linger: forever, request_interval: forever, ..config(&kafka.bootstrap()) });
+    for token in 0..5 {
+        offer(&alone, token..token + 1);
+        told.wait(token as usize + 1, &alone).await;
+    }
+    assert_eq!(alone.status().requests, 5);
+
+    let interval = Duration::from_secs(2);
+    let many = start(Config { linger: forever, request_interval: interval, ..config(&kafka.bootstrap()) });
+    let begun = Instant::now();
+    let held = kafka.faults().inject(On::api(ApiKey::Produce), Effect::Hold);
+    offer(&many, 5..7);
+    held.wait_fired(1).await;
+    offer(&many, 7..9);
+    held.release();
+    told.wait(7, &many).await;
+    for token in 9..12 {
+        offer(&many, token..token + 1);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    told.wait(12, &many).await;
+    assert!(begun.elapsed() >= interval, "they were sent at once");
+    assert_eq!(many.status().requests, 2);
+    // The interval is over: nothing holds up what comes after it.
+    let requests = many.status().requests;
+    tokio::time::sleep(interval).await;
+    offer(&many, 12..13);
+    told.wait(13, &many).await;
+    assert_eq!(many.status().requests, requests + 1);
 }
 
 #[tokio::test]
