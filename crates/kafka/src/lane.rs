@@ -278,7 +278,8 @@ impl LaneTask {
             reopening,
             spill_deadline,
             self.looks_soon().then(|| now + self.shared.config.linger),
-            self.gathers_until,
+            // While an answer is due, what is open gathers anyway.
+            self.gathers_until.filter(|_| self.outstanding.is_empty()),
         ];
         deadlines.into_iter().flatten().min()
     }

@@ -29,12 +29,11 @@
 //!
 //! [`Producer::offer`](tidegate_sink::Feed::offer) finds the topic and the partition and encodes the record into the
 //! partition's open batch, under a short lock: that is its only copy, unless [`Compression`] makes another when the batch
-//! is complete. One lane task for each Kafka node owns the node's
-//! connection. It seals a batch when it is full, when its linger is over, or when nothing is in flight and the last request
-//! is [`Config::request_interval`] ago or was of a single record, and puts the next batch of every ready partition into
-//! one Produce request, written with the batches where they lie. At most
-//! five requests are in flight, so at most five batches of a partition. While the partitions of a topic are not known,
-//! its records wait in order, in the same memory budget.
+//! is complete. One lane task for each Kafka node owns the node's connection. It seals a batch when it is full, when its
+//! linger is over, or when nothing is in flight and the last request is [`Config::request_interval`] ago or was of a single
+//! record, and puts the next batch of every ready partition into one Produce request, written with the batches where they
+//! lie. At most five requests are in flight, so at most five batches of a partition. While the partitions of a topic are
+//! not known, its records wait in order, in the same memory budget.
 //!
 //! # What happens after an error
 //!

@@ -2,12 +2,11 @@
 
 mod support;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use support::{Stream, Told, check_counts, config, start, until};
-use tidegate_kafka::{Config, Producer, Reader, State, TopicLayout, murmur2};
+use tidegate_kafka::{Config, Reader, State, TopicLayout, murmur2};
 use tidegate_minikafka::{ApiKey, Effect, ErrorCode, MiniKafka, On};
 use tidegate_sink::{Feed, Offer, Outcome, Record, Rejection};
 use tokio::time::Instant;
@@ -243,42 +242,41 @@ async fn records_gather_after_a_request_of_several_and_a_lone_one_does_not_wait(
     let kafka = MiniKafka::builder().start().await.unwrap();
     kafka.create_topic("t", 1).unwrap();
     let forever = Duration::from_mins(10);
-    let told = Arc::new(Told::default());
-    let offer = |producer: &Producer, tokens: Range<u64>| {
-        for token in tokens {
-            assert!(matches!(producer.offer(&Record::new("t"), Some(told.ack(token))), Offer::Taken));
-        }
-        producer.flush();
-    };
     let alone = start(Config { linger: forever, request_interval: forever, ..config(&kafka.bootstrap()) });
-    for token in 0..5 {
-        offer(&alone, token..token + 1);
-        told.wait(token as usize + 1, &alone).await;
+    let mut stream = Stream::new("t");
+    for _ in 0..5 {
+        stream.offer(&alone, 1).await;
+        stream.settled(&alone).await;
     }
     assert_eq!(alone.status().requests, 5);
 
     let interval = Duration::from_secs(2);
-    let many = start(Config { linger: forever, request_interval: interval, ..config(&kafka.bootstrap()) });
+    let many = start(Config {
+        linger: forever,
+        request_timeout: forever, // whose timer would have it look as well
+        request_interval: interval,
+        ..config(&kafka.bootstrap())
+    });
+    let mut stream = Stream::new("t");
     let begun = Instant::now();
     let held = kafka.faults().inject(On::api(ApiKey::Produce), Effect::Hold);
-    offer(&many, 5..7);
+    stream.offer(&many, 2).await;
     held.wait_fired(1).await;
-    offer(&many, 7..9);
+    stream.offer(&many, 2).await;
     held.release();
-    told.wait(7, &many).await;
-    for token in 9..12 {
-        offer(&many, token..token + 1);
+    stream.told.wait(2, &many).await;
+    for _ in 0..3 {
+        stream.offer(&many, 1).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    told.wait(12, &many).await;
+    stream.settled(&many).await;
     assert!(begun.elapsed() >= interval, "they were sent at once");
     assert_eq!(many.status().requests, 2);
     // The interval is over: nothing holds up what comes after it.
-    let requests = many.status().requests;
     tokio::time::sleep(interval).await;
-    offer(&many, 12..13);
-    told.wait(13, &many).await;
-    assert_eq!(many.status().requests, requests + 1);
+    stream.offer(&many, 1).await;
+    stream.settled(&many).await;
+    assert_eq!(many.status().requests, 3);
 }
 
 #[tokio::test]
